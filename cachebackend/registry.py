@@ -61,7 +61,7 @@ def queue_client(options: WriteBehindOptions) -> QueueClient:
     """
     client = _queues.get(options)
     if client is None:
-        if not options.nodes:
+        if not options.is_on:
             message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
             raise ConfigurationError([message])
         with _lock:

@@ -73,7 +73,7 @@ def tick() -> int:
     slow ones. No task has a time at which it expires: that would compare the clocks of two machines.
     """
     heartbeat.record_run("tick")
-    if not write_behind_options().nodes:  # the project does not use write-behind
+    if not write_behind_options().is_on:  # the project does not use write-behind
         return 0
     try:
         partitions = writebehind.request_drains(writebehind.seal_dirty())
@@ -130,7 +130,7 @@ def retry_waiting(using: str) -> int:
 @signals.worker_ready.connect
 def log_node_faults(**_: Any) -> None:
     """Log the faults in the settings of the queue nodes, when a worker starts."""
-    if write_behind_options().nodes:
+    if write_behind_options().is_on:
         for fault in writebehind.node_faults():
             logger.error("write-behind: %s", fault)
 
@@ -139,7 +139,7 @@ def log_node_faults(**_: Any) -> None:
 def log_shared_queue(sender: Any, **_: Any) -> None:
     """Log, when a worker starts, that tasks share a queue in which others delay them."""
     app = sender.app
-    if not write_behind_options().nodes:
+    if not write_behind_options().is_on:
         return
     try:
         routes = queues_of_tasks(app)

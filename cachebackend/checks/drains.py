@@ -36,7 +36,7 @@ MAX_TICK_AGE = 3600.0
 def check_write_behind_nodes(**_: Any) -> list[CheckMessage]:
     """ringcache.W006: a model has a ``WriteBehindManager``, and ``WRITE_BEHIND`` names no queue node."""
     options = _options()
-    if options is None or options.nodes or not behind_models():
+    if options is None or options.is_on or not behind_models():
         return []
     return [
         Warning(
@@ -135,7 +135,7 @@ def _options() -> WriteBehindOptions | None:
 def _is_used() -> bool:
     """Return whether a model is written behind, and nodes queue its writes."""
     options = _options()
-    return bool(behind_models() and options is not None and options.nodes)
+    return bool(behind_models() and options is not None and options.is_on)
 
 
 def _managers() -> str:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
-from cachebackend.drivers import FailedNodes, adrive, drive
+from cachebackend.drivers import FailedNodes, NodePort, adrive, drive
 from cachebackend.effects import Operation
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.node import Node
 
-__all__ = ["CLIENTS", "Client"]
+__all__ = ["CLIENTS", "Client", "ClientNode"]
 
 T = TypeVar("T")
+
+
+class ClientNode(NodePort, Protocol):
+    """The part of a node that every client uses."""
+
+    def fail(self, reason: str) -> NodeUnavailableError:
+        """Record that the node has failed although it answers; return our error."""
+        ...
+
+    def close(self) -> None:
+        """Close the idle connections; the node can still be used."""
+        ...
 
 
 class Client:
@@ -24,7 +35,7 @@ class Client:
         nodes: The nodes. A cluster may add nodes to them.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[ClientNode]) -> None:
         self.nodes = nodes
 
     def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cachebackend.client.base import CLIENTS, Client
+from cachebackend.client.ring import CLUSTER_PROBE_SECONDS
 from cachebackend.clock import SYSTEM_CLOCK, Clock
+from cachebackend.cluster import Cluster, PartRing, ShardNode, SlotNode
 from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker, DiskWait, Node, PromiseWait, ReplicaWait
-from cachebackend.options import WriteBehindOptions
+from cachebackend.options import CLUSTER_PARTS, WriteBehindOptions
 from cachebackend.protocol import QueueContext
 from cachebackend.protocol.queue.fold import (
     WITHOUT_COUNT,
@@ -32,23 +36,73 @@ class QueueClient(Client):
     """The client of the write-behind queue nodes.
 
     Args:
-        options: The project's settings, with at least one node.
+        options: The project's settings, with at least one node or a cluster.
         clock: The source of time.
+
+    Attributes:
+        nodes: The nodes by index: the parts of the cluster, if the queue is on one, and plain nodes.
+        cluster: The cluster; None: the queue is on plain nodes.
     """
 
+    nodes: Sequence[Node | SlotNode]
+
     def __init__(self, options: WriteBehindOptions, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.options = options
         # A write waits for the disk only with "fsync"; a drain that does so has a client of its own
         timeout = options.socket_timeout + (FSYNC_MS / 1000 if options.durability == "fsync" else 0)
-        super().__init__([Node(node, options.connect_timeout, timeout, clock) for node in options.all_nodes])
-        self.ring = Ring([(node.name, node.weight) for node in options.nodes])
-        self.options = options
+        self._clock, self._timeouts = clock, (options.connect_timeout, timeout)
+        self.cluster = self._new_cluster()
+        parts: list[SlotNode] = []
+        if self.cluster is not None:
+            parts = [SlotNode(self.cluster, name, timeout, clock) for name in CLUSTER_PARTS]
+        plain = [Node(node, *self._timeouts, clock) for node in options.all_nodes[len(parts) :]]
+        for node in plain:
+            self._prepare(node, _PROBE_SECONDS)
+        super().__init__([*parts, *plain])
+        kind = Ring if self.cluster is None else PartRing
+        self.ring = kind([(node.name, node.weight) for node in options.active_nodes])
         self.context = QueueContext(options, self.ring, clock)
         self.context.fail_node = self.fail_node
         self.counters = Counters(DrainCounts)
-        for node in self.nodes:
-            node.breaker = Breaker(node.name, clock, _PROBE_SECONDS, opens_on_timeout=True)
-            node.promise_wait = _promise_wait(options)
         CLIENTS.add(self)
+
+    def _new_cluster(self) -> Cluster | None:
+        options = self.options
+        if options.cluster is None:
+            return None
+        cluster = Cluster(
+            options.cluster,
+            self._timeouts,
+            self._clock,
+            password=options.password,
+            address_map=options.address_map,
+        )
+        cluster.on_node = self._prepare_shard
+        self._prepare_shard(0, cluster.shards[0])
+        return cluster
+
+    def _prepare_shard(self, index: int, shard: ShardNode) -> None:
+        del index
+        self._prepare(shard, CLUSTER_PROBE_SECONDS)
+
+    def _prepare(self, node: Node, probe_seconds: float) -> None:
+        """Prepare a node, or a shard of the cluster, for use."""
+        node.breaker = Breaker(node.name, self._clock, probe_seconds, opens_on_timeout=True)
+        node.promise_wait = _promise_wait(self.options)
+
+    def servers(self) -> dict[str, list[int]]:
+        """Return the servers that hold the queue by name, and the indexes of the nodes on each of them."""
+        if self.cluster is not None:
+            self.cluster.try_load()
+        found: dict[str, list[int]] = {}
+        for index in range(len(self.nodes)):
+            found.setdefault(self.server_name(index), []).append(index)
+        return found
+
+    def server_name(self, index: int) -> str:
+        """Return the name of the server that a node is on: the node itself, or a primary of the cluster."""
+        node = self.nodes[index]
+        return node.server if isinstance(node, SlotNode) else node.name
 
     def after_fork(self) -> None:
         """Reset, in a forked child, the counters of the parent's threads."""

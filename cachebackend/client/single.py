@@ -8,6 +8,7 @@ as the reply.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cachebackend.client.base import Client
@@ -15,6 +16,7 @@ from cachebackend.drivers import DeferredCalls, FailedNodes, load, note_failure
 from cachebackend.effects import Continue, Reply, Request, ScriptCall, is_unknown_script
 from cachebackend.errors import NodeReplyError
 from cachebackend.near.cache import MISS, NearCache
+from cachebackend.node import Node
 from cachebackend.protocol import Context, FillOptions, delete, get, get_or_load, set_
 from cachebackend.protocol.cache.fill import Loader, Unfilled, begin_fill, count_load, settle_fill
 from cachebackend.protocol.cache.freshness import NOT_PLAIN, fresh_value
@@ -33,6 +35,7 @@ class SingleKeyClient(Client):
     """What a cache alias does with one key at a time."""
 
     context: Context
+    nodes: Sequence[Node]
     _near: NearCache | None
 
     def get(self, key: bytes, missing: Any = None) -> Any:

@@ -3,7 +3,7 @@
 ``topology`` reads the cluster's own table of slots. ``shard`` is a node of the ring: the present primary of
 some slots, which stays the same node when a replica is promoted. ``cluster`` keeps the table and reads it
 again. ``redirections`` follows ``MOVED`` and ``ASK``. ``keys`` divides commands of several keys, which a
-cluster refuses.
+cluster refuses. ``slot`` is a node of the write-behind queue: all keys of one hash tag.
 
 A key is at one server at any time, also while its slot moves (see ``redirections``). So everything above this
 package works as on nodes of our own ring.
@@ -11,5 +11,6 @@ package works as on nodes of our own ring.
 
 from cachebackend.cluster.cluster import Cluster
 from cachebackend.cluster.shard import ShardNode
+from cachebackend.cluster.slot import PartRing, SlotNode
 
-__all__ = ["Cluster", "ShardNode"]
+__all__ = ["Cluster", "PartRing", "ShardNode", "SlotNode"]

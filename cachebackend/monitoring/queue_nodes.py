@@ -19,19 +19,26 @@ __all__ = ["QueueNodeFigures", "queue_node_faults", "queue_node_figures"]
 
 @dataclass(frozen=True, slots=True)
 class QueueNodeFigures:
-    """One queue node.
+    """One server of the queue: a node, or a primary of a cluster.
 
     Attributes:
-        name: The node's name.
+        name: The node's name; of a primary its host and port.
         error: Why it does not answer; empty if it does.
         since: When this process ejected it, in seconds since 1970; None if it did not.
         health: Its memory and files; unknown if it does not answer.
+        parts: The names of the parts of the queue on it, if it is a primary of a cluster.
     """
 
     name: str
     error: str = ""
     since: float | None = None
     health: NodeHealth = field(default_factory=NodeHealth)
+    parts: Sequence[str] = ()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its name, and those of its parts: a partition names one of them."""
+        return [self.name, *self.parts]
 
     @property
     def is_up(self) -> bool:
@@ -57,16 +64,19 @@ def queue_node_figures() -> list[QueueNodeFigures]:
     """Return the figures of each queue node, in one round trip."""
     client = monitoring_queue()
     figures = []
-    infos = client.run(protocol.node_infos(client.context, client.context.nodes))
-    for node, info in zip(client.nodes, infos, strict=True):
+    servers = client.servers()
+    infos = client.run(protocol.node_infos(client.context, [index for index, *_ in servers.values()]))
+    for (name, indexes), info in zip(servers.items(), infos, strict=True):
+        parts = [] if client.cluster is None else [client.nodes[index].name for index in indexes]
         if isinstance(info, RingCacheError):
-            known = None if node.breaker is None else node.breaker.state
+            breaker = client.nodes[indexes[0]].breaker
+            known = None if breaker is None else breaker.state
             error, since = (
                 (known.error, known.since) if known is not None and known.error else (str(info), None)
             )
-            figures.append(QueueNodeFigures(node.name, error, since))
+            figures.append(QueueNodeFigures(name, error, since, parts=parts))
         else:
-            figures.append(QueueNodeFigures(node.name, health=NodeHealth.of(info)))
+            figures.append(QueueNodeFigures(name, health=NodeHealth.of(info), parts=parts))
     return figures
 
 
@@ -81,6 +91,7 @@ def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
             yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.")
         if memory := node.health.memory_fault:
             yield Fault(FaultKind.QUEUE_NODE_FULL, f"Queue node {node.name} {memory}.")
-    up = [index for index, node in enumerate(nodes) if node.is_up]
-    for fault in settings_faults(monitoring_queue(), up):
+    client, up = monitoring_queue(), {node.name for node in nodes if node.is_up}
+    indexes = [index for name, (index, *_) in client.servers().items() if name in up]
+    for fault in settings_faults(client, indexes):
         yield Fault(FaultKind.QUEUE_SETTINGS, fault)

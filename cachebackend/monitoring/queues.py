@@ -180,7 +180,7 @@ def queue_figures(*, is_database_up: bool = True, processes: ProcessFigures | No
         processes: The processes of the site, if the caller has read them.
     """
     options = write_behind_options()
-    if not options.nodes:
+    if not options.is_on:
         return QueueFigures()
     try:
         publish_write_counts()
@@ -212,7 +212,7 @@ def _figures(
     options: WriteBehindOptions, processes: ProcessFigures | None, *, is_database_up: bool
 ) -> QueueFigures:
     nodes = queue_node_figures()
-    down = {node.name for node in nodes if not node.is_up}
+    down = {name for node in nodes if not node.is_up for name in node.names}
     partitions = writebehind.partition_statuses()
     totals = Totals.of(partitions)
     has_all = not totals.database_faults and all(each.is_database_seen for each in partitions)

@@ -284,7 +284,7 @@ def _closed(client: QueueClient) -> list[Partition]:
 
 
 def _refusing() -> dict[str, str]:
-    nodes = {node.name: node.health.disk_faults for node in queue_node_figures()}
+    nodes = {name: node.health.disk_faults for node in queue_node_figures() for name in node.names}
     return {name: texts[0] for name, texts in nodes.items() if texts}
 
 

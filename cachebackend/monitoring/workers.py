@@ -104,6 +104,6 @@ def _max_ages() -> dict[str, float]:
     needed: dict[str, float] = {}
     if watched_models():
         needed["relay"] = MAX_RUN_AGE_SECONDS
-    if options.nodes:
+    if options.is_on:
         needed["tick"] = max_tick_age(options)
     return needed

@@ -15,9 +15,10 @@ from cachebackend.options.ring import RingOptions
 from cachebackend.options.rules import Password
 from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
-from cachebackend.options.writebehind import WriteBehindOptions
+from cachebackend.options.writebehind import CLUSTER_PARTS, WriteBehindOptions
 
 __all__ = [
+    "CLUSTER_PARTS",
     "SENTINEL_SCHEME",
     "AddressMap",
     "ClusterAddress",

@@ -35,7 +35,6 @@ _OF_A_RING = {
 _NOT_WITH_CLUSTER = {
     "gutter": "is for a ring of nodes; a cluster promotes a replica when a primary fails",
     "hash_seed": "is for a ring of nodes; a cluster has its own hash, which has no seed",
-    "retiring": "cannot be set together with a cluster; drain the old nodes, then change 'nodes'",
 }
 _ONLY_WITH_CLUSTER = {"address_map": "is for a cluster; the URLs of nodes are used as they are"}
 

@@ -22,10 +22,17 @@ from cachebackend.options.rules import (
 from cachebackend.options.sentinel import SENTINEL_SCHEME
 from cachebackend.options.url import NodeAddress, parse_nodes, with_password
 
-__all__ = ["MAX_PARTITIONS", "WriteBehindOptions"]
+__all__ = ["CLUSTER_PARTS", "MAX_PARTITIONS", "WriteBehindOptions"]
 
 #: The largest number of partitions of a model's queue.
 MAX_PARTITIONS = 1024
+#: The parts of a queue on a cluster, which take the place of its nodes. The name of each is the hash tag of
+#: all of its keys, so these are in one slot. The slots of the names are spread evenly, about 1,024 apart.
+#: Keys are stored under these names, so none ever changes.
+CLUSTER_PARTS = (
+    *("q41", "q63", "q23", "q0", "q40", "q62", "q22", "q1"),
+    *("q43", "q61", "q21", "q2", "q42", "q60", "q20", "q3"),
+)
 _SECONDS = Number(0, exclusive=True, unit=" seconds")
 _BEHIND_SENTINEL = (
     "is behind Sentinel, which may promote a replica that lacks acknowledged writes; name the node itself, "
@@ -131,8 +138,22 @@ class WriteBehindOptions:
         return self.durability != "memory" or self.wait_replicas > 0
 
     @property
+    def is_on(self) -> bool:
+        """Whether write-behind has nodes or a cluster."""
+        return bool(self.nodes) or self.cluster is not None
+
+    @property
+    def active_nodes(self) -> tuple[NodeAddress, ...]:
+        """The nodes that take writes; for a cluster its parts, which all have the URL of one server."""
+        if self.cluster is None:
+            return self.nodes
+        url = self.cluster.node_url(*self.cluster.hosts[0])
+        return tuple(NodeAddress(name, 1.0, url) for name in CLUSTER_PARTS)
+
+    @property
     def all_nodes(self) -> tuple[NodeAddress, ...]:
-        """The nodes, then the retiring nodes that are not among them."""
-        names = {node.name for node in self.nodes}
+        """The nodes that take writes, then the retiring nodes that are not among them."""
+        active = self.active_nodes
+        names = {node.name for node in active}
         retiring = tuple(node for node in self.retiring if node.name not in names)
-        return with_password(self.nodes + retiring, self.password)
+        return with_password(active + retiring, self.password)

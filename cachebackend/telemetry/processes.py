@@ -201,17 +201,17 @@ def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
             yield alias, ring_cache(alias).client
         except ConfigurationError:
             continue  # its users and the checks report its faults
-    if write_behind_options().nodes:
+    if write_behind_options().is_on:
         yield QUEUE, queue_client(queue_options())
 
 
 def _names(client: RingClient | QueueClient) -> dict[int, str]:
     """Return the nodes to which a process reports, by index, with its names for them.
 
-    A cluster has one shard for the key, and its other shards refuse it. Processes may have different names
-    for a shard, so all of them use one.
+    A cluster has one shard for the key, to which every node sends the command. Processes may have different
+    names for a shard, so all of them use one.
     """
-    if isinstance(client, RingClient) and client.cluster is not None:
+    if client.cluster is not None:
         return {client.ring.owner(protocol.processes_key(site_name())): "cluster"}
     return {index: node.name for index, node in enumerate(client.nodes)}
 
@@ -243,16 +243,17 @@ def _version() -> str:
 def _views() -> list[dict[str, Any]]:
     views = []
     for alias, client in _clients():
-        for node in client.nodes:
-            if node.breaker is not None and node.breaker.is_open:
-                state = node.breaker.state
+        # The parts of a queue on a cluster share the breaker of their server
+        for breaker in dict.fromkeys(node.breaker for node in client.nodes):
+            if breaker is not None and breaker.is_open:
+                state = breaker.state
                 views.append(
                     {
                         "alias": alias,
-                        "node": node.name,
+                        "node": state.name,
                         "state": state.state,
                         "since": state.since,
-                        "probe_in": node.breaker.seconds_to_probe,
+                        "probe_in": breaker.seconds_to_probe,
                         "error": state.error[:300],
                     }
                 )

@@ -174,7 +174,7 @@ def publish_all(**_: Any) -> None:
             raise_interrupt(error)
             logger.exception("the counts of %r could not be published", alias)
     try:
-        if write_behind_options().nodes:
+        if write_behind_options().is_on:
             publish_write_counts()
     except Exception as error:
         raise_interrupt(error)

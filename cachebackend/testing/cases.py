@@ -49,7 +49,7 @@ class RingCacheTestMixin(unittest.TestCase):
             # settings that Django overrides for the class must not change within ours
             with empty_ring(cls.ring_alias, **cls.ring_options), empty_queue(**cls.queue_options):
                 set_up()
-                if write_behind_options().nodes:
+                if write_behind_options().is_on:
                     drain_now()
 
         with mock.patch.object(cls, "setUpTestData", set_up_isolated):

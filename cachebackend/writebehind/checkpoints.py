@@ -161,7 +161,7 @@ class Queues:
                 checkpoint.is_ended = True
                 checkpoint.save(update_fields=["is_ended"])
             return
-        name = self._client.options.all_nodes[state.node].name
+        name = self._client.nodes[state.node].name
         message = (
             f"the queue of {self._partition} on node {name!r} is not the one whose batch {gone[0].batch} was "
             "drained: the node was emptied or replaced; if it was replaced, name the old node in "

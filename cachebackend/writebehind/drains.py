@@ -279,8 +279,8 @@ class _Drain:
     def _damaged(
         self, state: QueueState, number: int, error: WriteBehindDamagedError
     ) -> WriteBehindDamagedError:
-        name = self._client.options.all_nodes[state.node].name
-        key = self._context.batch(self._partition, number).decode()
+        name = self._client.nodes[state.node].name
+        key = self._context.batch(self._partition, number, state.node).decode()
         message = (
             f"batch {number} of {self._partition} on node {name!r} is damaged and cannot be drained: "
             f"{error}; to give up that field's write, HDEL it from {key}"

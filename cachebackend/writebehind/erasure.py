@@ -30,7 +30,8 @@ def delete_keys(client: QueueClient) -> list[str]:
     """
     pattern = f"{client.options.prefix}:*".encode()
     incarnations: list[str] = []
-    for index, node in enumerate(client.nodes):
+    for index, *_ in client.servers().values():
+        node = client.nodes[index]
         cursor, is_unfinished = Cursor(), True
         while is_unfinished:
             reply = node.call((b"SCAN", cursor.text, b"MATCH", pattern, b"COUNT", _KEYS_A_STEP))

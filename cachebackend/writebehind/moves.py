@@ -61,11 +61,14 @@ def node_moves() -> tuple[list[NodeMoves], Answers[str]]:
     """
     client = project_queue()
     options = client.options
-    active = {node.name for node in options.nodes}
+    active = {node.name for node in options.active_nodes}
     retiring = {node.name for node in options.retiring}
     nodes = [
         NodeMoves(
-            node.name, node.name in active, node.name in retiring, faults=list(faults_of_node(client, index))
+            client.nodes[index].name,
+            node.name in active,
+            node.name in retiring,
+            faults=list(faults_of_node(client, index)),
         )
         for index, node in enumerate(options.all_nodes)
     ]

@@ -20,7 +20,7 @@ _SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
 def node_faults() -> list[str]:
     """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
     client = project_queue()
-    faults = [fault for index in client.context.nodes for fault in faults_of_node(client, index)]
+    faults = [fault for index, *_ in client.servers().values() for fault in faults_of_node(client, index)]
     return [*faults, *_count_faults(client)]
 
 
@@ -32,7 +32,7 @@ def settings_faults(client: QueueClient, nodes: Iterable[int]) -> list[str]:
             found = list(_settings_faults(client, index))
         except RingCacheError:
             continue
-        faults += [f"queue node {client.options.all_nodes[index].name!r} {fault}" for fault in found]
+        faults += [f"queue node {client.server_name(index)!r} {fault}" for fault in found]
     return [*faults, *_count_faults(client)]
 
 
@@ -44,7 +44,7 @@ def _count_faults(client: QueueClient) -> Iterator[str]:
         yield str(error)
         return
     if len(set(map(abs, counts.values()))) > 1:
-        names = {node: client.options.all_nodes[node].name for node in counts}
+        names = {node: client.nodes[node].name for node in counts}
         each = ", ".join(f"{names[node]!r} has {abs(count)}" for node, count in counts.items())
         yield (
             f"the queue nodes have different numbers of partitions ({each}), so the writes of a row can lose "
@@ -54,7 +54,7 @@ def _count_faults(client: QueueClient) -> Iterator[str]:
 
 def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
     """Yield what is wrong with one queue node, as ``node_faults``."""
-    name = client.options.all_nodes[index].name
+    name = client.server_name(index)
     try:
         [info] = client.run(protocol.node_infos(client.context, [index]))
         health = NodeHealth.of(checked(info))

@@ -104,7 +104,7 @@ def _closed_text(client: QueueClient, exchanged: _Exchanged) -> str | None:
     """Return which nodes did not answer, so that they may have a negative number; None if all did."""
     errors = [
         f"{each}; until `manage.py writebehind partitions N` is run again, "
-        f"{client.options.all_nodes[node].name!r} may take no writes"
+        f"{client.nodes[node].name!r} may take no writes"
         for node, each in exchanged.items()
         if isinstance(each, NodeUnavailableError)
     ]

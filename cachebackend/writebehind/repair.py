@@ -206,7 +206,7 @@ def _answered_states(
         states[partition] = {}
         for node, queue in queues.items():
             if isinstance(queue, NodeUnavailableError):
-                unanswered[f"node {client.options.all_nodes[node].name!r}"] = queue
+                unanswered[f"node {client.nodes[node].name!r}"] = queue
             elif isinstance(queue, RingCacheError):
                 raise queue
             else:

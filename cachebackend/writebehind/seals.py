@@ -43,7 +43,7 @@ def find_dirty() -> Answers[tuple[Partition, float]]:
     client = project_queue()
     dirty, unanswered = client.run(protocol.dirty(client.context))
     moved = moved_partitions(client)
-    names = {f"node {client.options.all_nodes[node].name!r}": error for node, error in unanswered.items()}
+    names = {f"node {client.nodes[node].name!r}": error for node, error in unanswered.items()}
     now = SYSTEM_CLOCK.now()
     return Answers((dict.fromkeys(moved, now) | dirty).items(), names | moved.errors)
 

@@ -153,7 +153,7 @@ def partition_statuses() -> list[PartitionStatus]:
     for partition, queues in states.items():
         error = stored.error_of(partition)
         for node, state in queues.items():
-            name = client.options.all_nodes[node].name
+            name = client.nodes[node].name
             if error is None:
                 status = PartitionStatus(partition, name, **stored.parked.get(partition, {}))
             else:

@@ -70,9 +70,9 @@ def damage(generator: random.Random) -> str:
         case 3:
             value = generator.choice([b"", b"9" * 400, b"9" * 5000, b"-1", b"nan", b"1e400", b"\xff"])
         case _:
-            key, name = project_queue().context.dirty, mutant(generator, [PARTITION.name])
-            node.call((b"ZADD", project_queue().context.dirty, b"1", name))
-            return f"{project_queue().context.dirty!r} {name!r}"
+            key, name = project_queue().context.dirty_keys[0], mutant(generator, [PARTITION.name])
+            node.call((b"ZADD", project_queue().context.dirty_keys[0], b"1", name))
+            return f"{project_queue().context.dirty_keys[0]!r} {name!r}"
     node.call((b"HSET", key, name, value))
     return f"{key!r} {name!r} {value[:40]!r}"
 

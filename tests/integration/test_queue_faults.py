@@ -187,7 +187,7 @@ def test_invalid_numbers_are_reported_as_damage(
 def test_an_invalid_partition_name_is_ignored(meter: Meter, batch: bytes) -> None:
     """An invalid name in the set of partitions with writes is ignored."""
     for name in (b"\xff", b"x", b"shop.meter:", b"shop.meter:" + b"9" * 5000):
-        project_queue().nodes[0].call((b"ZADD", project_queue().context.dirty, b"1", name))
+        project_queue().nodes[0].call((b"ZADD", project_queue().context.dirty_keys[0], b"1", name))
     assert writebehind.seal_dirty() == [PARTITION]
     drain_all()
     assert Meter.objects.get(pk=meter.pk).count == 1

@@ -199,7 +199,7 @@ def test_lost_closes_are_repeated(meter: Meter) -> None:
         assert command("status")["waiting"] == 0
         assert (int(meta()[b"done"]), int(meta()[b"sealed"])) == (5, 0)
         context = project_queue().context
-        assert set(saved_keys()) == {context.meta(PARTITION), context.partitions_key}
+        assert set(saved_keys()) == {context.meta(PARTITION), context.count_keys[0]}
 
 
 def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
@@ -413,7 +413,7 @@ def test_a_node_over_its_memory_is_drained(meter: Meter, durability: str) -> Non
     assert count_of(meter) == 2
     assert set(saved_keys()) == {
         project_queue().context.meta(PARTITION),
-        project_queue().context.partitions_key,
+        project_queue().context.count_keys[0],
     }
 
 

@@ -168,12 +168,12 @@ def set_numbers(*numbers: int) -> None:
     """Set the nodes' numbers, as a process leaves them that is killed or had other settings."""
     client = project_queue()
     for node, number in zip(client.nodes, numbers, strict=True):
-        node.call((b"SET", client.context.partitions_key, b"%d" % number))
+        node.call((b"SET", client.context.count_keys[0], b"%d" % number))
 
 
 def numbers() -> list[bytes]:
     client = project_queue()
-    return [node.call((b"GET", client.context.partitions_key)) for node in client.nodes]
+    return [node.call((b"GET", client.context.count_keys[0])) for node in client.nodes]
 
 
 def test_a_change_that_was_interrupted_is_undone(meters: list[Meter]) -> None:
@@ -312,7 +312,7 @@ def test_no_number_is_followed_while_the_nodes_differ(meters: list[Meter], urls:
 @pytest.mark.parametrize("text", [b"x", b"", b"0", b"99999"])
 def test_a_damaged_number_is_reported(meters: list[Meter], text: bytes) -> None:
     """By writes and by reads; no write is taken."""
-    project_queue().nodes[0].call((b"SET", project_queue().context.partitions_key, text))
+    project_queue().nodes[0].call((b"SET", project_queue().context.count_keys[0], text))
     with pytest.raises(WriteBehindError, match="is not a number of partitions"):
         Meter.behind.update(meters[0].pk, count=F("count") + 1)
     with pytest.raises(WriteBehindError, match="is not a number of partitions"):

@@ -227,7 +227,7 @@ class Command(ReportCommand):
         return Report({"events": [each._asdict() for each in events]})
 
     def _doctor(self, options: dict[str, Any]) -> Report:
-        has_queue = bool(write_behind_options().nodes)
+        has_queue = bool(write_behind_options().is_on)
         clients = [] if has_queue and not ring_aliases() else _clients(options["alias"])
         faults = [fault for alias, client in clients for fault in ring_faults(alias, client)]
         faults += [fault.message for fault in outbox_figures().faults]

@@ -69,18 +69,18 @@ def _ask(
     for node, reply in zip(asked, replies, strict=True):
         if isinstance(reply, NodeUnavailableError):
             unanswered[node] = reply
-        elif (count := count_of(queue, reply)) is not None:
+        elif (count := count_of(queue, node, reply)) is not None:
             counts[node] = count
     return counts, unanswered
 
 
 def count_request(queue: QueueContext, node: int) -> Request:
     """Return the request for the number of partitions of a node."""
-    return node, (b"GET", queue.partitions_key)
+    return node, (b"GET", queue.count_keys[node])
 
 
-def count_of(queue: QueueContext, reply: Reply) -> int | None:
-    """Return the number of partitions in a reply; None if the node has none.
+def count_of(queue: QueueContext, node: int, reply: Reply) -> int | None:
+    """Return the number of partitions in the reply of a node; None if the node has none.
 
     Raises:
         WriteBehindDamagedError: The node holds something else.
@@ -88,7 +88,7 @@ def count_of(queue: QueueContext, reply: Reply) -> int | None:
     """
     text = checked(reply)
     if text is not None and (count := queue.parse_count(text)) is None:
-        key = queue.partitions_key.decode()
+        key = queue.count_keys[node].decode()
         message = f"{key} is damaged: {text[:40]!r} is not a number of partitions"
         raise WriteBehindDamagedError(message)
     return None if text is None else count
@@ -108,7 +108,7 @@ def exchange_partition_counts(
     """
     replies = yield Send(
         [
-            (node, _EXCHANGE.call([queue.partitions_key], _text(before), _text(after)))
+            (node, _EXCHANGE.call([queue.count_keys[node]], _text(before), _text(after)))
             for node, (before, after) in counts.items()
         ]
     )
@@ -161,5 +161,5 @@ def are_empty(queue: QueueContext) -> Operation[bool]:
     Raises:
         NodeUnavailableError: A node did not answer.
     """
-    replies = yield Send([(node, (b"ZCARD", queue.dirty)) for node in queue.nodes])
+    replies = yield Send([(node, (b"ZCARD", queue.dirty_keys[node])) for node in queue.nodes])
     return all(checked(reply) == 0 for reply in replies)

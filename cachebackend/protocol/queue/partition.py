@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -65,11 +66,14 @@ class QueueContext:
             indices after these.
         clock: The source of time and of tokens.
 
+    On a cluster a node is a part of the queue. All keys of a part have its name as their hash tag, so they
+    are in one slot: a script may use several of them, and they move together.
+
     Attributes:
         nodes: The indices of all nodes.
-        dirty: The key of each node's sorted set of partitions with queued writes, scored by the time of
-            the oldest write.
-        partitions_key: The key of each node's number of partitions. It is negative while the number is
+        dirty_keys: By node the key of the sorted set of its partitions with queued writes, scored by the time
+            of the oldest write.
+        count_keys: By node the key of its number of partitions. It is negative while the number is
             being changed, and the node begins no batch.
         partitions: The number of partitions as last seen.
         open_batches: The number of the open batch as last seen, by node and partition name. A
@@ -80,13 +84,19 @@ class QueueContext:
         self.options = options
         self.ring = ring
         self.clock = clock
-        self._prefix = options.prefix.encode()
-        self.dirty = b"%b:dirty" % self._prefix
-        self.partitions_key = b"%b:partitions" % self._prefix
         self._fold_keys: dict[tuple[bytes, int], tuple[bytes, ...]] = {}
         self.open_batches: dict[tuple[int, bytes], int] = {}
         names = [node.name for node in options.all_nodes]
         self.nodes = range(len(names))
+        prefix = options.prefix.encode()
+        parts = [] if options.cluster is None else [node.name.encode() for node in options.active_nodes]
+        #: The beginning of the keys of each node.
+        self._prefixes = [
+            *(b"%b:{%b}" % (prefix, part) for part in parts),
+            *[prefix] * (len(names) - len(parts)),
+        ]
+        self.dirty_keys = [b"%b:dirty" % each for each in self._prefixes]
+        self.count_keys = [b"%b:partitions" % each for each in self._prefixes]
         self._retiring = [names.index(node.name) for node in options.retiring]
         retiring = [(node.name, node.weight) for node in options.retiring]
         self._old_ring = Ring(retiring) if retiring else ring
@@ -137,37 +147,53 @@ class QueueContext:
         """Return the number of partitions that a node stores; None if it is damaged."""
         return int(text) if _PARTITIONS.fullmatch(text) else None
 
-    def meta(self, partition: Partition) -> bytes:
-        """Return the key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``."""
-        return _key(self._prefix, partition.name, "meta")
+    def meta(self, partition: Partition, node: int | None = None) -> bytes:
+        """Return the key of the hash that holds ``born`` (the incarnation), ``open`` and ``done``.
 
-    def batch(self, partition: Partition, number: int) -> bytes:
-        """Return the key of a batch's hash."""
-        return _key(self._prefix, partition.name, number)
+        Args:
+            partition: The partition.
+            node: The node that has the key; None: the owner of the partition.
+        """
+        return _key(self._prefix_of(partition, node), partition.name, "meta")
+
+    def batch(self, partition: Partition, number: int, node: int | None = None) -> bytes:
+        """Return the key of a batch's hash on a node, as ``meta``."""
+        return _key(self._prefix_of(partition, node), partition.name, number)
+
+    def _prefix_of(self, partition: Partition, node: int | None) -> bytes:
+        return self._prefixes[self.ring.owner(partition.name) if node is None else node]
 
     def fold_keys(self, partition: Partition, open_batch: int) -> tuple[bytes, ...]:
         """Return the keys of ``fold.lua``; each write needs them, and they are nearly always the same."""
         keys = self._fold_keys.get((partition.name, open_batch))
         if keys is None:
+            node = self.ring.owner(partition.name)
             if len(self._fold_keys) >= _MAX_FOLD_KEYS:
                 self._fold_keys.clear()
             keys = self._fold_keys[partition.name, open_batch] = (
                 self.meta(partition),
                 self.batch(partition, open_batch),
                 self.batch(partition, open_batch + 1),
-                self.dirty,
-                self.partitions_key,
+                self.dirty_keys[node],
+                self.count_keys[node],
             )
         return keys
 
     def request(self, partition: Partition) -> bytes:
         """Return the key that exists while a drain is requested and has not begun."""
-        return _key(self._prefix, partition.name, "request")
+        return _key(self._prefix_of(partition, None), partition.name, "request")
 
     def nodes_of(self, partition: Partition) -> list[int]:
         """Return the nodes that may hold a partition's writes: those being retired first, its owner last."""
         owner = self.ring.owner(partition.name)
         return [*(node for node in self._retiring if node != owner), owner]
+
+    def holders(self, partition: Partition) -> Sequence[int]:
+        """Return the nodes that may hold a partition's queue, also if the settings did not name them so.
+
+        Plain nodes may have been exchanged without ``retiring``. On a cluster a partition keeps its part.
+        """
+        return self.nodes if self.options.cluster is None else self.nodes_of(partition)
 
     def required_nodes(self, partition: Partition) -> set[int]:
         """Return those of ``nodes_of`` without which a partition can be neither drained nor read.

@@ -88,7 +88,7 @@ def contents(
     queue: QueueContext, node: int, partition: Partition, number: int
 ) -> Operation[dict[bytes, bytes]]:
     """Return the fields of a sealed batch: row, column and kind to value; empty if it was deleted."""
-    key = queue.batch(partition, number)
+    key = queue.batch(partition, number, node)
     fields: dict[bytes, bytes] = {}
     cursor, count = Cursor(), FIRST_SCAN_COUNT
     while True:
@@ -116,20 +116,20 @@ def pending(
     open_batch = queue.open_batches.get((node, partition.name), 1)
     first, last = max(open_batch - 1, 1), open_batch + 1
     for _ in range(MAX_TRIES):
-        keys = [queue.batch(partition, number) for number in range(first, last + 1)]
-        keys.insert(0, queue.meta(partition))
+        keys = [queue.batch(partition, number, node) for number in range(first, last + 1)]
+        keys.insert(0, queue.meta(partition, node))
         calls = [
             (node, _PENDING.call(keys, b"%d" % first, *fields[start : start + PENDING_FIELDS]))
             for start in range(0, len(fields), PENDING_FIELDS)
         ]
         replies: list[Reply] = yield Send([*calls, count_request(queue, node)])
-        count = count_of(queue, replies.pop())
+        count = count_of(queue, node, replies.pop())
         for reply in replies:
             checked(reply)
         if not replies[0]:
             return None, count
         *numbers, last_seal = replies[0][0]
-        incarnation, open_batch, done = parse_numbers(queue, partition, *numbers)
+        incarnation, open_batch, done = parse_numbers(partition, keys[0], *numbers)
         queue.open_batches[node, partition.name] = open_batch
         if any(reply[0] != replies[0][0] or len(reply) == 1 for reply in replies):
             first, last = done + 1, open_batch + 1
@@ -161,5 +161,5 @@ def batch_sizes(
     """
     if not numbers:
         return {}
-    replies = yield Send([(node, (b"HLEN", queue.batch(partition, number))) for number in numbers])
+    replies = yield Send([(node, (b"HLEN", queue.batch(partition, number, node))) for number in numbers])
     return {number: int(checked(reply)) for number, reply in zip(numbers, replies, strict=True)}

@@ -63,7 +63,7 @@ def dirty(queue: QueueContext) -> Operation[tuple[dict[Partition, float], dict[i
         The partitions of the nodes that answered, and by node the errors of the others.
     """
     replies = yield Send(
-        [(node, (b"ZRANGE", queue.dirty, b"0", b"-1", b"WITHSCORES")) for node in queue.nodes]
+        [(node, (b"ZRANGE", queue.dirty_keys[node], b"0", b"-1", b"WITHSCORES")) for node in queue.nodes]
     )
     oldest: dict[Partition, float] = {}
     errors: dict[int, RingCacheError] = {}
@@ -90,8 +90,8 @@ def queue_states(
         partitions: The partitions.
         count_open: Whether ``fields`` counts the open batch too, which takes a second round trip.
     """
-    pairs = [(node, partition) for partition in partitions for node in queue.nodes]
-    metas = yield Send([(node, (b"HGETALL", queue.meta(partition))) for node, partition in pairs])
+    pairs = [(node, partition) for partition in partitions for node in queue.holders(partition)]
+    metas = yield Send([(node, (b"HGETALL", queue.meta(partition, node))) for node, partition in pairs])
     states: dict[Partition, dict[int, QueueState | RingCacheError]] = {
         partition: {} for partition in partitions
     }
@@ -111,7 +111,9 @@ def queue_states(
         for node, partition, state in known:
             states[partition][node] = state
         return states
-    sizes = [(node, (b"HLEN", queue.batch(partition, state.open_batch))) for node, partition, state in known]
+    sizes = [
+        (node, (b"HLEN", queue.batch(partition, state.open_batch, node))) for node, partition, state in known
+    ]
     replies = (yield Send(sizes)) if sizes else []
     for (node, partition, state), size in zip(known, replies, strict=True):
         is_known = not isinstance(size, RingCacheError)
@@ -125,8 +127,9 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
     Raises:
         WriteBehindDamagedError: The hash holds a value that this package does not write.
     """
+    key = queue.meta(partition, node)
     incarnation, open_batch, done = parse_numbers(
-        queue, partition, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
+        partition, key, meta.get(b"born", b""), meta.get(b"open", b""), meta.get(b"done", b"0")
     )
     since = meta.get(b"since:%d" % (done + 1))
     queued_bytes = meta.get(b"bytes", b"0")
@@ -150,9 +153,7 @@ def _state(queue: QueueContext, node: int, partition: Partition, meta: Mapping[b
         )
     except ValueError as error:
         raise_interrupt(error)
-        message = (
-            f"the queue of {partition} is damaged, in its hash {queue.meta(partition).decode()}: {error}"
-        )
+        message = f"the queue of {partition} is damaged, in its hash {key.decode()}: {error}"
         raise WriteBehindDamagedError(message) from error
 
 
@@ -164,9 +165,16 @@ def _whole(text: bytes) -> int:
 
 
 def parse_numbers(
-    queue: QueueContext, partition: Partition, incarnation: bytes, open_batch: bytes, done: bytes
+    partition: Partition, key: bytes, incarnation: bytes, open_batch: bytes, done: bytes
 ) -> tuple[str, int, int]:
     """Return a queue's incarnation, and the numbers of its open batch and of its last deleted batch.
+
+    Args:
+        partition: The partition.
+        key: The key of the queue's hash.
+        incarnation: What the hash has as ``born``.
+        open_batch: What it has as ``open``.
+        done: What it has as ``done``.
 
     Raises:
         WriteBehindDamagedError: One of them is not valid.
@@ -176,7 +184,7 @@ def parse_numbers(
         if 0 <= numbers[2] < numbers[1] <= numbers[2] + MAX_BATCHES:
             return numbers
     message = (
-        f"the queue of {partition} is damaged: its hash {queue.meta(partition).decode()} has "
+        f"the queue of {partition} is damaged: its hash {key.decode()} has "
         f"born {incarnation[:40]!r}, "
         f"open {open_batch[:40]!r} and done {done[:40]!r}"
     )

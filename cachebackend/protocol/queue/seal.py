@@ -111,7 +111,7 @@ def _sealed(reply: Reply) -> Sealed:
 def _seal_request(
     queue: QueueContext, state: QueueState, partition: Partition, number: int
 ) -> tuple[int, Command]:
-    keys = [queue.meta(partition), queue.batch(partition, number)]
+    keys = [queue.meta(partition, state.node), queue.batch(partition, number, state.node)]
     return state.node, _SEAL.call(keys, b"%d" % number, queue.clock.token().hex(), state.incarnation)
 
 
@@ -134,14 +134,14 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     """
     # The wait is for the last write of its own connection, so the connection has to make one. It sends the
     # source of the script, because a node that does not know the script would wait twice
-    [reply] = yield Send([(node, _SYNC.call([queue.meta(next(iter(sealed)))]).with_source)])
+    [reply] = yield Send([(node, _SYNC.call([queue.meta(next(iter(sealed)), node)]).with_source)])
     if isinstance(reply, UnconfirmedError):
         name = queue.options.all_nodes[node].name
         raise WriteBehindError(f"queue node {name!r} {_unconfirmed(reply)}") from reply
     checked(reply)
     yield Send(
         [
-            (node, _SYNCED.call([queue.meta(partition)], b"%d" % number))
+            (node, _SYNCED.call([queue.meta(partition, node)], b"%d" % number))
             for partition, number in sealed.items()
         ]
     )
@@ -196,8 +196,8 @@ def close(
         seal: The seal of the last of them. If the queue has another seal for that number, it came
             back with an older file, and nothing is deleted.
     """
-    batches = [queue.batch(partition, number) for number in (*numbers, numbers[-1] + 1)]
-    keys = [queue.meta(partition), queue.dirty, *batches]
+    batches = [queue.batch(partition, number, state.node) for number in (*numbers, numbers[-1] + 1)]
+    keys = [queue.meta(partition, state.node), queue.dirty_keys[state.node], *batches]
     first, last, now_ms = (b"%d" % number for number in (numbers[0], numbers[-1], queue.now_ms()))
     call = _CLOSE.call(keys, first, last, now_ms, partition.name, state.incarnation, seal)
     [reply] = yield Send([(state.node, call)])
@@ -206,5 +206,6 @@ def close(
 
 def fail(queue: QueueContext, partition: Partition, error: str) -> Operation[None]:
     """Store why a drain of a partition failed, on the nodes that answer; ``close`` deletes it."""
-    call = _FAIL.call([queue.meta(partition)], error.encode(), b"%d" % queue.now_ms())
-    yield Send([(node, call) for node in queue.nodes_of(partition)])
+    arguments = error.encode(), b"%d" % queue.now_ms()
+    nodes = queue.nodes_of(partition)
+    yield Send([(node, _FAIL.call([queue.meta(partition, node)], *arguments)) for node in nodes])

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cachebackend.client import QueueClient
+from cachebackend.cluster import SlotNode
 from cachebackend.errors import NodeReplyError
-from cachebackend.node import Node
+from cachebackend.node import Node, ReplicaWait
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, RowWrite
 from cachebackend.protocol.queue.fold import fold_request
@@ -25,6 +26,27 @@ def client_of(**options: Any) -> QueueClient:
 def test_a_node_that_syncs_each_write_has_longer_to_answer(durability: str, seconds: float) -> None:
     """Its timeout is longer by the 1.5 seconds that a sync may take."""
     assert client_of(durability=durability).nodes[0]._timeout == seconds
+
+
+def test_a_queue_on_a_cluster_has_parts_and_may_have_retiring_nodes() -> None:
+    """The parts are on the servers of the cluster: until its topology is read, on one."""
+    nodes, retiring = "redis+cluster://127.0.0.1:1", ["redis://unused?name=old"]
+    client = client_of(nodes=nodes, retiring=retiring, connect_timeout=0.01, wait_replicas=1)
+    assert client.cluster is not None
+    assert [type(node) for node in client.nodes] == [SlotNode] * 16 + [Node]
+    assert list(client.servers().values()) == [list(range(16)), [16]]
+    assert client.ring.copies(b"key", 2) == [client.ring.owner(b"key")]
+    shard, old = client.cluster.shards[0], client.nodes[16]
+    assert isinstance(old, Node)
+    for node in (shard, old):
+        assert node.breaker is not None
+        assert node.breaker.opens_on_timeout
+        assert isinstance(node.promise_wait, ReplicaWait)
+
+
+def test_plain_nodes_are_their_own_servers() -> None:
+    """With their names."""
+    assert client_of().servers() == {"q": [0]}
 
 
 @pytest.mark.parametrize(

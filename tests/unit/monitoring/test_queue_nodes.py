@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from cachebackend.monitoring import queue_nodes
@@ -31,7 +33,8 @@ def test_what_is_not_known_is_not_shown(health: NodeHealth, memory: str, file: s
 def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is down, one that is full, one whose disk fails, and what is set up wrong on the others."""
     asked: list[list[int]] = []
-    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: None)
+    servers = {"a": [0], "b": [1], "c": [2]}
+    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: SimpleNamespace(servers=lambda: servers))
     monkeypatch.setattr(queue_nodes, "settings_faults", lambda _, up: asked.append(up) or ["set x"])
     nodes = [
         QueueNodeFigures("a", "node 'a' is not reachable", 7.0),

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from cachebackend.errors import ConfigurationError
-from cachebackend.options import ClusterAddress, Faults, RingOptions, WriteBehindOptions, parse_node
+from cachebackend.options import (
+    CLUSTER_PARTS,
+    ClusterAddress,
+    Faults,
+    RingOptions,
+    WriteBehindOptions,
+    parse_node,
+)
 from cachebackend.options.cluster import parse_cluster, parse_location
+from cachebackend.ring import cluster_slot
 
 PATH = "CACHES['default']"
 URL = "redis+cluster://h1:7000,h2"
@@ -204,13 +212,17 @@ def test_a_gutter_cannot_be_a_cluster() -> None:
 
 
 def test_the_queues_of_write_behind_may_be_on_a_cluster() -> None:
-    """With the same options; the old nodes must be drained before."""
+    """With the same options; the nodes before may be retiring."""
     given = {"nodes": URL, "address_map": {"a:1": "b:1"}, "wait_replicas": 1}
     options = WriteBehindOptions.read(given)
     assert (options.nodes, options.cluster, options.wait_replicas) == ((), parsed(URL), 1)
     assert options.address_map is not None
     assert hash(options) == hash(WriteBehindOptions.read(given))
-    with pytest.raises(ConfigurationError) as raised:
-        WriteBehindOptions.read(given | {"retiring": ["redis://a"]})
-    [fault] = raised.value.faults
-    assert fault.startswith("WRITE_BEHIND['retiring']: cannot be set together with a cluster")
+    retiring = WriteBehindOptions.read(given | {"retiring": ["redis://a"], "password": "p"})
+    assert [node.name for node in retiring.all_nodes] == [*CLUSTER_PARTS, "a:6379"]
+    assert {node.password for node in retiring.all_nodes} == {"p"}
+
+
+def test_the_parts_of_a_queue_are_spread_over_the_slots() -> None:
+    """One in each sixteenth, so that they are spread over primaries that own ranges of slots."""
+    assert [cluster_slot(b"{%b}" % part.encode()) // 1024 for part in CLUSTER_PARTS] == list(range(16))

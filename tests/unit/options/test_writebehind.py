@@ -33,6 +33,29 @@ def test_retiring_nodes_come_after_the_nodes_and_once() -> None:
     assert [node.name for node in options.all_nodes] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("given", "is_on"),
+    [({}, False), ({"nodes": ["redis://h"]}, True), ({"nodes": "redis+cluster://h:1"}, True)],
+)
+def test_write_behind_is_on_with_nodes_or_a_cluster(given: dict[str, object], is_on: bool) -> None:
+    """Without them it is off."""
+    assert WriteBehindOptions.read(given).is_on is is_on
+
+
+@pytest.mark.parametrize(
+    ("given", "is_safe"),
+    [
+        ({}, True),
+        ({"durability": "fsync"}, True),
+        ({"durability": "memory"}, False),
+        ({"durability": "memory", "wait_replicas": 1}, True),
+    ],
+)
+def test_a_seal_is_safe_on_a_disk_or_on_replicas(given: dict[str, object], is_safe: bool) -> None:
+    """A queue in memory without replicas has neither."""
+    assert WriteBehindOptions.read({"nodes": ["redis://h"]} | given).has_safe_seals is is_safe
+
+
 def test_nodes_cannot_be_retired_without_any_to_replace_them() -> None:
     """Their writes would have no queue."""
     with pytest.raises(ConfigurationError, match=r"WRITE_BEHIND\['retiring'\]"):

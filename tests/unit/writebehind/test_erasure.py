@@ -29,6 +29,7 @@ class Client:
 
     def __init__(self, *nodes: Node) -> None:
         self.nodes = nodes
+        self.servers = lambda: {str(index): [index] for index in range(len(nodes))}
         self.options = type("Options", (), {"prefix": "wb+test"})
         self.fail_node = node_failure
 

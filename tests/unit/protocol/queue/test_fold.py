@@ -38,7 +38,7 @@ def test_a_write_names_the_open_batch_and_the_next() -> None:
     node, call = fold_request(queue, METER, WRITES[:1])
     assert (node, call[3:7]) == (
         0,
-        (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2), KEYS.dirty),
+        (KEYS.meta(METER), KEYS.batch(METER, 1), KEYS.batch(METER, 2), KEYS.dirty_keys[0]),
     )
     assert call[-5:] == (b"1\0", b"1", b"1\0count\0", b"d", b"1")
     queue.open_batches[0, METER.name] = 7

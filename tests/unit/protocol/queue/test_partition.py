@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError, WriteBehindMovedError
-from cachebackend.protocol.queue.partition import Partition, checked
-from cachebackend.ring import Ring
-from tests.unit.protocol.stepping import DOWN, queue_of
+from cachebackend.options import CLUSTER_PARTS, WriteBehindOptions
+from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
+from cachebackend.ring import Ring, cluster_slot
+from tests.unit.protocol.stepping import DOWN, StillClock, queue_of
 
 
 def test_the_keys_of_a_partition_share_a_hash_tag() -> None:
@@ -19,10 +22,37 @@ def test_the_keys_of_a_partition_share_a_hash_tag() -> None:
     assert queue.batch(partition, 12) == b"wb:{shop.meter:3}:12"
 
 
+def queue_on_cluster(**options: Any) -> QueueContext:
+    made = WriteBehindOptions.read({"nodes": "redis+cluster://unused:7000"} | options)
+    return QueueContext(made, Ring([(name, 1.0) for name in CLUSTER_PARTS]), StillClock())
+
+
+def test_all_keys_of_a_part_of_a_cluster_are_in_one_slot() -> None:
+    """So a script may use several of them, and they move together. The owner of a partition never changes."""
+    queue = queue_on_cluster()
+    for partition in [Partition("shop.meter", number) for number in range(32)]:
+        node = queue.ring.owner(partition.name)
+        keys = [*queue.fold_keys(partition, 1), queue.request(partition)]
+        slots = {cluster_slot(key) for key in (*keys, queue.dirty_keys[node], queue.count_keys[node])}
+        assert slots == {cluster_slot(CLUSTER_PARTS[node].encode())}
+        assert list(queue.holders(partition)) == [node]
+    assert queue.meta(Partition("shop.meter", 3)).endswith(b"}:{shop.meter:3}:meta")
+
+
+def test_a_retiring_node_has_the_keys_of_a_plain_node() -> None:
+    """While the queue moves to a cluster, a partition has other keys on each."""
+    queue, partition = queue_on_cluster(retiring=["redis://unused-a?name=a"]), Partition("shop.meter", 3)
+    assert queue.meta(partition, 16) == b"wb:{shop.meter:3}:meta"
+    assert queue.batch(partition, 12, 16) == b"wb:{shop.meter:3}:12"
+    assert queue.dirty_keys[16:] == [b"wb:dirty"]
+    assert list(queue.holders(partition)) == [16, queue.ring.owner(partition.name)]
+    assert queue.required_nodes(partition) == {16, queue.ring.owner(partition.name)}
+
+
 def test_every_key_begins_with_the_prefix_of_the_settings() -> None:
     """So two projects can share a node."""
     queue, partition = queue_of("a", prefix="blog"), Partition("shop.meter", 3)
-    assert queue.dirty == b"blog:dirty"
+    assert queue.dirty_keys == [b"blog:dirty"]
     assert queue.meta(partition) == b"blog:{shop.meter:3}:meta"
     assert queue.batch(partition, 12) == b"blog:{shop.meter:3}:12"
 

@@ -46,7 +46,7 @@ def test_fields_of_all_batches_are_read_at_one_instant() -> None:
         8,
     )
     [[(_, script), (_, count)]] = requests
-    assert (script[0], count) == ("pending", (b"GET", KEYS.partitions_key))
+    assert (script[0], count) == ("pending", (b"GET", KEYS.count_keys[0]))
 
 
 def test_a_node_without_a_queue_has_nothing_pending() -> None:

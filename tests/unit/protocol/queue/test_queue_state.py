@@ -76,8 +76,8 @@ def test_the_error_of_a_damaged_queue_names_its_hash(change: dict[bytes, bytes])
 def test_impossible_batch_numbers_are_refused(incarnation: bytes, open_batch: bytes, done: bytes) -> None:
     """The open batch comes after the last deleted one, and not a million batches after it."""
     with pytest.raises(WriteBehindDamagedError):
-        parse_numbers(KEYS, METER, incarnation, open_batch, done)
-    assert parse_numbers(KEYS, METER, b"ab", b"1000001", b"1") == ("ab", 1_000_001, 1)
+        parse_numbers(METER, b"wb:meta", incarnation, open_batch, done)
+    assert parse_numbers(METER, b"wb:meta", b"ab", b"1000001", b"1") == ("ab", 1_000_001, 1)
 
 
 def test_settings_that_a_node_does_not_report_are_left_out() -> None:

@@ -81,7 +81,7 @@ def test_drained_batches_are_deleted_in_one_script() -> None:
     assert is_more is True
     assert command[1:6] == (
         KEYS.meta(METER),
-        KEYS.dirty,
+        KEYS.dirty_keys[0],
         KEYS.batch(METER, 2),
         KEYS.batch(METER, 3),
         KEYS.batch(METER, 4),

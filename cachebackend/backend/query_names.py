@@ -12,23 +12,17 @@ __all__ = [
     "prefixes_of_queries",
     "shape_tag_name",
     "shard_names",
-    "shard_of_result",
     "table_of_shard",
 ]
 
-#: The parts of the registry of a table. A result registers its shapes in one of them, so a table that is
-#: read often does not make one node busy.
+#: The parts of the registry of a table. A result registers its shapes in one of them (``queries.plans``), so
+#: a table that is read often does not make one node busy.
 SHARDS = 8
 
 
 def shape_tag_name(scope: str, table: str, tag: str) -> str:
     """Return the name of a shape's tag, given its last part (``Shape.tag``)."""
     return f"queries:{scope}:{table}:{tag}"
-
-
-def shard_of_result(scope: str, table: str, digest: bytes) -> str:
-    """Return the name of the shard in which a result registers its shapes, given the digest of its key."""
-    return f"shapes:{scope}:{table}:{digest[0] % SHARDS}"
 
 
 def shard_names(scope: str, table: str) -> list[str]:

@@ -16,7 +16,7 @@ from django.db.models.sql.datastructures import Join
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
-from cachebackend.backend.query_names import shape_tag_name, shard_of_result
+from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.protocol import ShapeEntry
@@ -28,9 +28,10 @@ from cachebackend.queries.params import text_of_params
 from cachebackend.queries.relations import Path
 from cachebackend.queries.tables import Rules
 from cachebackend.query_counts import QueryForm
+from cachebackend.ring import ClusterRing, Ring
 from cachebackend.shapes import Shape
 
-__all__ = ["Equalities", "Plan", "plan_of"]
+__all__ = ["Equalities", "Plan", "plan_of", "shard_of_result"]
 
 #: The most plans that a process remembers.
 _MAX_PLANS = 10_000
@@ -136,11 +137,13 @@ def _new_plan(
     rules = Rules(lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)))
     depends_on = [apps.get_model(label) for label in options.depends_on]
     compiled = compiled_query(compiler.query, compiler.using, rules=rules, depends_on=depends_on)
+    key = cache.key_bytes(f"result:{digest.hex()}")
     names: list[str] = []
     entries: list[ShapeEntry] = []
     for each in compiled.dependencies:
         names += [shape_tag_name(scope, each.table, tag) for tag in each.tags()]
-        [shard] = cache.many_tag_bytes([shard_of_result(scope, each.table, digest)])
+        shards = cache.many_tag_bytes(shard_names(scope, each.table))
+        shard = shard_of_result(key, shards, digest, cache.client.context.ring)
         is_general = each.shape == Shape([], None)
         entries.append(ShapeEntry(shard, each.shape.id, each.shape.description, is_general))
     tags, shapes = tuple(dict.fromkeys(cache.many_tag_bytes(names))), tuple(dict.fromkeys(entries))
@@ -149,7 +152,7 @@ def _new_plan(
             f"the result depends on {len(tags)} tags of {len(shapes)} shapes, more than {_MAX_NAMES}"
         )
     return Plan(
-        cache.key_bytes(f"result:{digest.hex()}"),
+        key,
         tuple(compiled.dependencies),
         frozenset(each.table for each in compiled.dependencies),
         tags,
@@ -158,6 +161,25 @@ def _new_plan(
         _equalities(compiler.query, compiled.dependencies),
         cached_form(compiler.query, kind, compiled.dependencies),
     )
+
+
+def shard_of_result(key: bytes, shards: Sequence[bytes], digest: bytes, ring: Ring | ClusterRing) -> bytes:
+    """Return the shard in which a result registers a shape: if possible, one on the node of the result.
+
+    So a hit asks one node less. Writers read all shards. Two processes whose rings differ may choose
+    differently, and then each of them loads the result again that the other one has stored, until both
+    have the same ring. The owners in a cluster differ too often for that.
+
+    Args:
+        key: The key of the result.
+        shards: The keys of all shards of the table.
+        digest: The digest of the statement.
+        ring: The ring.
+    """
+    node = ring.owner(key)
+    beside = [] if ring.keys_move else [shard for shard in shards if ring.owner(shard) == node]
+    found = beside or shards
+    return found[digest[0] % len(found)]
 
 
 def _equalities(query: Any, dependencies: Sequence[Dependency]) -> Mapping[Path, Equalities]:

@@ -47,7 +47,6 @@ WITHOUT = {
     "queries/construction": "querysets and their results: tests/integration/test_constructions.py",
     "queries/evaluation": "reads results through the ring: tests/integration/test_cached_querysets.py",
     "queries/forms": "results of querysets: tests/integration/test_constructions.py",
-    "queries/plans": "compiles queries: tests/integration/test_cached_querysets.py",
     "queries/steps": "querysets: tests/integration/test_constructions.py",
     "queries/queryset": "each method runs queries: tests/integration/test_cached_querysets.py",
     "prometheus": "exports what nodes and databases report",

@@ -307,7 +307,7 @@ def test_the_triggers_of_an_earlier_release(pages: Pages, program: Program) -> N
     assert pages.loaded() == ALL
 
 
-def test_a_column_that_a_trigger_does_not_know(pages: Pages, program: Program) -> None:
+def test_a_column_that_a_trigger_does_not_know(pages: Pages) -> None:
     """It lists the columns that it compares under another name, so any column may have changed."""
     state = {"id": "1", "name": "c", "rank": "2", "small": None, "changed of 00000000": ["small"]}
     OutboxRow.objects.create(label="zoo.sample", rows=[state], transaction_id=1)

@@ -8,13 +8,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.cache import cache
 from django.db import OperationalError
 
-from cachebackend.invalidation import outbox_keys, transactions, trigger_rows
-from tests.integration import test_triggers
+from cachebackend.invalidation import outbox_keys, row_texts, transactions, trigger_rows
+from tests.integration import test_trigger_results, test_triggers
+from tests.integration.results import Pages
+from tests.integration.test_trigger_results import pages, samples  # noqa: F401  # fixtures of those tests
 from tests.integration.test_triggers import author  # noqa: F401  # a fixture that those tests need
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
+from tests.unit.invalidation import test_row_texts
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -63,3 +67,42 @@ def test_a_relay_that_reads_all_rows_or_none(
     test = test_triggers.test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others
     with monkeypatch.context() as inner:
         assert is_caught(test, author, program, inner, caplog)
+
+
+def test_an_unreadable_value_that_counts_as_null(monkeypatch: Patch) -> None:
+    """A result that is bound to another value remains, although the row may have that value."""
+    monkeypatch.setattr(row_texts, "_is_readable", lambda name, _, text: name in text)
+    test = test_trigger_results.test_a_value_that_python_cannot_read_has_no_digest
+    assert is_caught(test, "at", "infinity")
+
+
+def test_a_list_of_columns_that_is_believed_of_any_trigger(
+    pages: Pages,  # noqa: F811
+    monkeypatch: Patch,
+) -> None:
+    """The trigger does not compare a column that a later migration has added."""
+    monkeypatch.setattr(row_texts, "changed_member", lambda _: "changed of 00000000")
+    assert is_caught(test_trigger_results.test_a_column_that_a_trigger_does_not_know, pages)
+    pages.read()
+
+
+def test_columns_of_other_models_that_are_forgotten(monkeypatch: Patch) -> None:
+    """The trigger of one model does not compare them, and queries of another model depend on them."""
+    monkeypatch.setattr(row_texts, "bindable_fields", lambda *_: ())
+    monkeypatch.setattr(row_texts, "_columns_of_others", lambda _: frozenset())
+    test = test_row_texts.test_columns_of_other_models_of_the_table_may_have_changed
+    with monkeypatch.context() as inner:
+        assert is_caught(test, inner)
+
+
+def test_states_of_which_the_last_is_lost(
+    pages: Pages,  # noqa: F811
+    program: Program,
+    monkeypatch: Patch,
+) -> None:
+    """A list that the row has left, or one that it has entered, remains."""
+    changes = row_texts.value_changes
+    monkeypatch.setattr(trigger_rows, "value_changes", lambda *arguments: [*changes(*arguments)][:-1])
+    assert is_caught(test_trigger_results.test_raw_sql_of_another_program, "a group", pages, program)
+    cache.clear()
+    pages.read()

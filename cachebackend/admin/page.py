@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from django import forms
@@ -16,6 +15,7 @@ from django.utils.translation import gettext as _
 
 from cachebackend.admin.actions import ActionForm, log_action
 from cachebackend.admin.charts import ring_picture
+from cachebackend.admin.fault_rows import fault_rows, parked_url, partition_anchor, with_code
 from cachebackend.admin.history import alias_history, chosen_period, drained_chart, period_links
 from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import ring_aliases
@@ -24,25 +24,20 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.models import Ring
 from cachebackend.monitoring import (
     AliasFigures,
-    Fault,
     KeyFigures,
     ProcessFigures,
     QueryFigures,
-    alias_figures,
+    QueueFigures,
     key_figures,
-    outbox_figures,
-    process_figures,
     query_figures,
-    queue_figures,
-    try_to_read,
-    worker_figures,
+    site_figures,
 )
 from cachebackend.monitoring.events import TimelineEvent, timeline
 from cachebackend.monitoring.formatting import moment, percentiles
 from cachebackend.monitoring.nodes import seen_by
 from cachebackend.monitoring.observer import observe
-from cachebackend.monitoring.runbook import FaultKind
-from cachebackend.node.breaker import REPLAYING, UP
+from cachebackend.monitoring.queues import kind_of
+from cachebackend.monitoring.runbook import RUNBOOK
 
 __all__ = ["RingAdmin"]
 
@@ -78,6 +73,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         return [
             path("", view(self.page), name="cachebackend_ring_changelist"),
             path("act/", view(self.act), name="cachebackend_ring_act"),
+            path("runbook/", view(self.runbook), name="cachebackend_ring_runbook"),
         ]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -92,21 +88,8 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
         """Show the figures, and the key that was looked up."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        read = {alias: try_to_read(partial(alias_figures, alias)) for alias in ring_aliases()}
-        aliases = [each for each in read.values() if isinstance(each, AliasFigures)]
-        nodes_down = [
-            node.name for each in aliases for node in each.nodes if node.state not in {UP, REPLAYING}
-        ]
-        processes = process_figures()
-        worker, outbox = worker_figures(processes), outbox_figures(nodes_down)
-        queues = queue_figures(is_database_up=outbox.rows is not None, processes=processes)
-        faults = [fault for each in aliases for fault in each.faults]
-        faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]
-        faults += [
-            Fault(FaultKind.FIGURES_UNREADABLE, f"The figures of {alias!r} cannot be read: {each}")
-            for alias, each in read.items()
-            if isinstance(each, str)
-        ]
+        site = site_figures()
+        worker, queues = site.worker, site.queues
         observe()
         period = chosen_period(request.GET.get("period"))
         form = KeyForm(request.GET if "key" in request.GET else None)
@@ -115,22 +98,25 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "title": _("Ring"),
             "opts": self.opts,
             "unknown": UNKNOWN,
-            "tiles": tiles(aliases, worker, outbox, queues),
+            "tiles": tiles(site.aliases, worker, site.outbox, queues),
             "panels": [
                 _panel(each) | alias_history(each, period) | _queries(query_figures(each.alias))
-                for each in aliases
+                for each in site.aliases
             ],
             "period": period,
             "periods": period_links(period),
-            "outbox": outbox,
+            "outbox": site.outbox,
             "worker": worker,
-            "processes": _process_rows(processes),
+            "processes": _process_rows(site.processes),
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
             "drain_times": percentiles(queues.drain_times),
             "drained_chart": drained_chart(queues, period),
-            "timeline": _timeline() if outbox.rows is not None else None,
-            "faults": faults,
+            "timeline": _timeline() if site.outbox.rows is not None else None,
+            "faults": site.faults,
+            "fault_rows": fault_rows(site.faults, self.admin_site.name),
+            "runbook": reverse(f"{self.admin_site.name}:cachebackend_ring_runbook"),
+            "partitions": self._partitions(queues),
             "now": timezone.now(),
             "refresh_seconds": REFRESH_SECONDS,
             "form": form,
@@ -138,6 +124,35 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "may_change": self.has_change_permission(request),
         }
         return TemplateResponse(request, "cachebackend/ring.html", context)
+
+    def _partitions(self, queues: QueueFigures) -> list[dict[str, Any]]:
+        """Return what the page shows of each partition."""
+        runbook = reverse(f"{self.admin_site.name}:cachebackend_ring_runbook")
+        return [
+            {
+                "status": status,
+                "anchor": partition_anchor(status.partition),
+                "parked_url": parked_url(self.admin_site.name, status.partition.label),
+                "reasons": [(reason, f"{runbook}#{kind_of(reason)}") for reason in reasons],
+            }
+            for status, reasons in queues.listed_partitions
+        ]
+
+    def runbook(self, request: HttpRequest) -> HttpResponse:
+        """Show what to do about each kind of fault."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Runbook"),
+            "opts": self.opts,
+            "entries": [
+                (kind, with_code(entry.meaning), with_code(entry.way_out), map(with_code, entry.steps))
+                for kind, entry in RUNBOOK.items()
+            ],
+            "back": reverse(f"{self.admin_site.name}:cachebackend_ring_changelist"),
+        }
+        return TemplateResponse(request, "cachebackend/ring_runbook.html", context)
 
     def _look_up(self, request: HttpRequest, form: KeyForm) -> KeyFigures | None:
         if not form.is_bound or not form.is_valid():

@@ -31,7 +31,7 @@ def processes_report(command: ReportCommand) -> Report:
             again = "" if view.probe_in is None else f", tries it again in {duration(view.probe_in)}"
             node = f"node {view.node} of {view.alias!r}"
             command.say(f"{process.label}: {node} is {view.state}{again}: {view.error}")
-        for using, seconds in process.waits:
+        for using, seconds, _ in process.waits:
             command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")
     for fault in figures.faults:
         command.say(f"not well: {fault.message}")

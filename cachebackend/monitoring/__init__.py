@@ -1,22 +1,15 @@
 """Figures, thresholds and faults, each computed once for the page, the metrics and the commands.
 
-``ring`` has a cache alias, ``nodes`` its nodes, ``setup`` how they are configured; ``outbox`` has the pending
-deletes, ``workers`` the periodic tasks, ``processes`` the processes of the site, ``queues`` write-behind,
-``queries`` what is read by cached querysets, ``inspector`` one key; ``faults`` holds the thresholds,
-``runbook`` what to do about each kind of fault, ``formatting`` turns figures into text. May import everything
-below it, never ``admin`` or ``management``. Never changes a cached value, never unpickles one, and waits for
-each node at most once.
+``site`` has all of them. ``ring`` has a cache alias, ``nodes`` its nodes, ``setup`` how they are
+configured; ``outbox`` the pending deletes, ``workers`` the periodic tasks, ``processes`` the processes of
+the site, ``queues`` write-behind, ``queries`` what is read by cached querysets, ``inspector`` one key;
+``faults`` holds the thresholds, ``runbook`` what to do about each kind of fault, ``formatting`` turns
+figures into text. May import everything below it, never ``admin`` or ``management``. Never changes a
+cached value, never unpickles one, and waits for each node at most once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from django.db import Error
-
-from cachebackend.errors import RingCacheError
-from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.inspector import KeyFigures, key_figures
 from cachebackend.monitoring.nodes import NodeFigures, node_figures
@@ -24,7 +17,9 @@ from cachebackend.monitoring.outbox import OutboxFigures, outbox_figures
 from cachebackend.monitoring.processes import ProcessFigures, process_figures
 from cachebackend.monitoring.queries import QueryFigures, query_figures, total_query_figures
 from cachebackend.monitoring.queues import QueueFigures, queue_figures
+from cachebackend.monitoring.reading import try_to_read
 from cachebackend.monitoring.ring import AliasFigures, alias_figures, hit_ratio
+from cachebackend.monitoring.site import SiteFigures, site_figures
 from cachebackend.monitoring.workers import WorkerFigures, worker_figures
 
 __all__ = [
@@ -36,6 +31,7 @@ __all__ = [
     "ProcessFigures",
     "QueryFigures",
     "QueueFigures",
+    "SiteFigures",
     "WorkerFigures",
     "alias_figures",
     "hit_ratio",
@@ -45,18 +41,8 @@ __all__ = [
     "process_figures",
     "query_figures",
     "queue_figures",
+    "site_figures",
     "total_query_figures",
     "try_to_read",
     "worker_figures",
 ]
-
-T = TypeVar("T")
-
-
-def try_to_read(read: Callable[[], T]) -> T | str:
-    """Return what ``read`` returns, or the error message: the page stays up when a server is down."""
-    try:
-        return read()
-    except (RingCacheError, Error) as error:
-        raise_interrupt(error)
-        return str(error)

@@ -44,6 +44,7 @@ class Fault:
         message: A sentence for the person on call.
         since: When it began, in seconds since 1970; None if that is not known.
         advice: What to do, in one sentence; empty: what the runbook says.
+        subject: The partition that it concerns, if it concerns one; empty otherwise.
         consequences: The faults that this one explains.
     """
 
@@ -51,6 +52,7 @@ class Fault:
     message: str
     since: float | None = None
     advice: str = ""
+    subject: str = ""
     consequences: tuple[Fault, ...] = ()
 
     @property

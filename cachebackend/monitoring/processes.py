@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from statistics import median
 from typing import NamedTuple
@@ -14,9 +13,17 @@ from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, ring_change_settings
-from cachebackend.telemetry.processes import Process, Processes, read_processes
+from cachebackend.telemetry.processes import NodeView, Process, Processes, read_processes
 
-__all__ = ["Difference", "ProcessFigures", "clock_faults", "differences", "process_figures", "view_faults"]
+__all__ = [
+    "Difference",
+    "ProcessFigures",
+    "clock_faults",
+    "dated",
+    "differences",
+    "process_figures",
+    "view_faults",
+]
 
 #: Stands for a setting that a process does not have.
 _UNSET = AgreedSetting("", "not set")
@@ -81,8 +88,10 @@ class ProcessFigures:
 
     def wait_seconds(self, using: str) -> float:
         """Return in how many seconds a worker tries a database again that did not answer; 0: now."""
-        waits = [dict(each.waits).get(using, 0.0) for each in self.of_kind("worker")]
-        return min(filter(None, waits), default=0.0)
+        waits = [
+            seconds for each in self.of_kind("worker") for name, seconds, _ in each.waits if name == using
+        ]
+        return min(waits, default=0.0)
 
     def differences_of(self, process: Process) -> list[Difference]:
         """Return in what a process differs."""
@@ -258,13 +267,17 @@ def view_faults(processes: Sequence[Process]) -> Iterator[Fault]:
             yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since)
 
 
-def earliest_ejection(processes: Sequence[Process], alias: str, node: str) -> float | None:
-    """Return when the first process ejected a node that it still does not use; None if none does."""
-    now = time.time()
-    times = [
-        view.since
-        for process in processes
-        for view in process.views
-        if (view.alias, view.node) == (alias, node) and view.since is not None and view.since <= now
-    ]
-    return min(times, default=None)
+def dated(fault: Fault, figures: ProcessFigures) -> Fault:
+    """Return a fault with the time when the first process noticed it, if any process did."""
+    times = [fault.since] if fault.since is not None else []
+    for process in figures.processes or ():
+        if fault.kind in {FaultKind.NODE_DOWN, FaultKind.QUEUE_NODE_DOWN}:
+            times += [view.since for view in process.views if view.since and _concerns(fault, view)]
+        elif fault.kind == FaultKind.DATABASE_DOWN:
+            times += [since for using, _, since in process.waits if repr(using) in fault.message]
+    return replace(fault, since=min(times, default=None))
+
+
+def _concerns(fault: Fault, view: NodeView) -> bool:
+    name = f"Queue node {view.node} " if view.alias == QUEUE else f"Node {view.node} of {view.alias!r} "
+    return fault.message.startswith(name)

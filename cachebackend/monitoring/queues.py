@@ -28,7 +28,7 @@ from cachebackend.telemetry.periods import HOUR, Period
 from cachebackend.telemetry.publisher import lost_write_steps, publish_write_counts, writes_by_step
 from cachebackend.writebehind import PartitionStatus
 
-__all__ = ["QueueFigures", "Totals", "queue_figures", "write_steps"]
+__all__ = ["QueueFigures", "Totals", "kind_of", "queue_figures", "write_steps"]
 
 #: The kinds of faults of the reasons why a partition is not drained; those that are missing have their own.
 _KINDS = {
@@ -239,6 +239,16 @@ def write_steps(period: Period) -> list[DrainCounts | None]:
     return list(without_lost(writes_by_step(period), partial(lost_write_steps, period)).values())
 
 
+def kind_of(reason: Reason) -> FaultKind:
+    """Return the kind of fault that a reason is; the runbook has its section."""
+    others = {
+        Kind.PARKED: FaultKind.WRITES_PARKED,
+        Kind.MISSING: FaultKind.QUEUE_NODE_DOWN,
+        Kind.REFUSING: FaultKind.QUEUE_NODE_DISK,
+    }
+    return (_KINDS | others)[reason.kind]
+
+
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:
     """Yield a fault for each kind of reason, with the first partition that has it."""
     by_kind: dict[Kind, list[Reason]] = {}
@@ -248,7 +258,9 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
         if kind in _KINDS:
             others = f" (and {len(reasons) - 1} partitions more)" if len(reasons) > 1 else ""
             since = min((each.since for each in reasons if each.since is not None), default=None)
-            yield Fault(_KINDS[kind], f"Queued writes are not drained: {reasons[0]}{others}.", since)
+            text = f"Queued writes are not drained: {reasons[0].partition}: {reasons[0].text}{others}."
+            advice = f"{reasons[0].way_out[0].upper()}{reasons[0].way_out[1:]}."
+            yield Fault(_KINDS[kind], text, since, advice, str(reasons[0].partition))
     oldest = figures.oldest_seconds
     if not figures.reasons and oldest is not None and oldest > max_waiting_age(options):
         message = f"{figures.waiting:,} queued changes wait to be written to Postgres: is a worker running?"

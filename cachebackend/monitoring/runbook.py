@@ -43,6 +43,8 @@ class FaultKind(StrEnum):
     NEWER_CODE = "newer-code"
     DRAINS_FAIL = "drains-fail"
     WRITES_PARKED = "writes-parked"
+    #: Not a fault: the page lists such queries, with a link to the section
+    QUERY_NOT_CACHED = "query-not-cached"
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ class Process:
         age: Seconds since it reported.
         names: For each alias and node of the reader, the name that the process has for the server.
         drains: The partitions that it drains, each with the time since when, by the clock of a node.
-        waits: The databases that it does not try now, each with the seconds until it does.
+        waits: The databases that did not answer it, each with the seconds until it tries it again, and the
+            time since when it does not answer, by the clock of a node.
         queues: Celery's queues that it serves, if it is a worker.
         routes: Celery's queue of each task, as the worker knows it.
     """
@@ -100,7 +101,7 @@ class Process:
     age: float = 0.0
     names: Mapping[tuple[str, str], str] = field(default_factory=dict)
     drains: Sequence[tuple[str, float]] = ()
-    waits: Sequence[tuple[str, float]] = ()
+    waits: Sequence[tuple[str, float, float]] = ()
     queues: Sequence[str] = ()
     routes: Mapping[str, str] = field(default_factory=dict)
 
@@ -281,7 +282,7 @@ def _process(
             age,
             names,
             [(str(partition), float(since) - ahead) for partition, since in facts.get("drains", ())],
-            [(str(using), float(seconds)) for using, seconds in facts.get("waits", ())],
+            [(str(using), float(left), float(at) - ahead) for using, left, at in facts.get("waits", ())],
             [str(queue) for queue in facts.get("queues", ())],
             {str(task): str(queue) for task, queue in facts.get("routes", {}).items()},
         )

@@ -21,6 +21,7 @@ FIRST_SECONDS, MAX_SECONDS = 1.0, 30.0
 class _Outage:
     until: float
     seconds: float
+    since: float
 
 
 class Backoff:
@@ -39,15 +40,22 @@ class Backoff:
         outage = self._outages.get(using)
         return 0.0 if outage is None else max(outage.until - self._clock.monotonic(), 0.0)
 
-    def waits(self) -> list[tuple[str, float]]:
-        """Return the databases that may not be tried yet, each with the seconds until it may."""
-        return [(using, seconds) for using in list(self._outages) if (seconds := self.wait_seconds(using))]
+    def waits(self) -> list[tuple[str, float, float]]:
+        """Return the databases that did not answer when they were tried last.
+
+        Returns:
+            For each its alias, the seconds until it may be tried, and since when it does not answer, in
+            seconds since 1970.
+        """
+        outages = list(self._outages.items())
+        return [(using, self.wait_seconds(using), outage.since) for using, outage in outages]
 
     def failed(self, using: str, error: Exception) -> None:
         """Record that a database did not answer."""
         previous = self._outages.get(using)
         seconds = FIRST_SECONDS if previous is None else min(2 * previous.seconds, MAX_SECONDS)
-        self._outages[using] = _Outage(self._clock.monotonic() + seconds, seconds)
+        since = self._clock.now() if previous is None else previous.since
+        self._outages[using] = _Outage(self._clock.monotonic() + seconds, seconds, since)
         if previous is None:
             extra = {"event": "database_away", "database": using, "error": str(error)}
             logger.warning(

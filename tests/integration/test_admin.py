@@ -25,6 +25,7 @@ from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import keys_of_row, stored_rows
 from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.demo.models import Article
@@ -38,7 +39,7 @@ pytestmark = [
 
 
 #: The markup between a fault and its time.
-SINCE = '<strong class="since">since '
+SINCE = '</a> <strong class="since">since '
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_dead_node_comes_first_with_its_time(
         page = client.get(url).content.decode()
     finally:
         services.restart("ring-c")
-    assert re.search(rf"Node ring-c of [^<]* {SINCE}\d\d:\d\d:\d\d \(", page)
+    assert re.search(rf"Node ring-c of [^<]*{SINCE}\d\d:\d\d:\d\d \(", page)
     assert re.search(r"ejected</span> <span class=\"note\">since \d\d:\d\d:\d\d", page)
     rows = re.findall(r'<tr data-key="(ring-\w)"', page)
     assert rows == ["ring-c", "ring-a", "ring-b"]
@@ -130,7 +131,7 @@ def test_a_worker_that_does_not_run_is_a_fault_with_its_time(
         record_run("tick")
     record_run("relay")
     page = client.get(url).content.decode()
-    assert f"{message.format('tick does')} {SINCE}{moment(then)[:8]} (5 min ago)" in page
+    assert f"{message.format('tick does')}{SINCE}{moment(then)[:8]} (5 min ago)" in page
 
 
 def test_a_large_ring_is_folded(client: Client, url: str, services: Services, settings: Any) -> None:
@@ -441,10 +442,21 @@ def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, u
         Article.behind.update(1, views=7)
         ParkedWrite.objects.create(label="demo.article", partition=0, batch=1, key="1", changes=b"", error="")
         page = client.get(url).content.decode()
-    [row] = re.findall(r'<tr data-key="demo.article:0@queue-a">.*?</tr>', page)
+    [row] = re.findall(r'<tr id="partition-demo.article:0" data-key="demo.article:0@queue-a">.*?</tr>', page)
     assert re.search(r"<td>1</td><td>\d+\xa0bytes</td>", row)
-    assert "parked: 1 writes are parked; see `manage.py writebehind parked`" in row
+    assert "parked</a>: 1 writes are parked; see `manage.py writebehind parked`" in row
+    assert '<a href="/admin/cachebackend/parkedwrite/?label=demo.article">1</a>' in row
     assert re.search(r'<dd data-figure="waiting">1 \(\d+\xa0bytes\)</dd>', page)
+
+
+def test_the_page_says_what_to_do_and_links_to_the_runbook(client: Client, url: str) -> None:
+    """Each section of the runbook has the anchor to which a fault of its kind links."""
+    page = client.get(url).content.decode()
+    assert "Start a Celery worker with beat: <code>celery -A yourproject worker -B</code>" in page
+    assert f'<a href="{url}runbook/#no-worker">' in page
+    runbook = client.get(f"{url}runbook/").content.decode()
+    assert all(f'<section id="{kind}"' in runbook for kind in FaultKind)
+    assert staff().get(f"{url}runbook/").status_code == 403
 
 
 def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> None:

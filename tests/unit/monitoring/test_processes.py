@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.processes import (
     ProcessFigures,
     clock_faults,
+    dated,
     differences,
-    earliest_ejection,
     view_faults,
 )
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import AgreedSetting
 from cachebackend.telemetry.processes import NodeView, Process, Processes
 
@@ -132,12 +136,19 @@ def test_a_node_that_only_some_processes_do_not_reach_is_a_fault() -> None:
     assert list(view_faults([away, away])) == []
 
 
-def test_a_node_is_away_since_the_first_process_ejected_it() -> None:
-    """Of those that still do not use it."""
+def test_a_fault_began_when_the_first_process_noticed_it() -> None:
+    """Of those that still do: a node that they do not use, a database that does not answer them."""
     views = [(NodeView("default", "a", "ejected", since),) for since in (9.0, 5.0, None)]
-    processes = [process("x", views=each) for each in views]
-    assert earliest_ejection(processes, "default", "a") == 5.0
-    assert earliest_ejection(processes, "default", "b") is None
+    figures = ProcessFigures([process("x", views=each, waits=[("two", 1.0, 7.0)]) for each in views])
+    node = Fault(FaultKind.NODE_DOWN, "Node a of 'default' does not answer: refused", 8.0)
+    assert dated(node, figures).since == 5.0
+    assert dated(replace(node, message="Node b of 'default' does not answer"), figures).since == 8.0
+    queue = Fault(FaultKind.QUEUE_NODE_DOWN, "Queue node q does not answer: refused", 8.0)
+    away = process("y", views=(NodeView("WRITE_BEHIND", "q", "ejected", 6.0),))
+    assert dated(queue, ProcessFigures([away])).since == 6.0
+    database = Fault(FaultKind.DATABASE_DOWN, "The outbox of database 'two' cannot be read")
+    assert dated(database, figures).since == 7.0
+    assert dated(replace(database, message="The outbox of database 'one'"), figures).since is None
 
 
 def test_processes_of_a_kind() -> None:

@@ -96,7 +96,7 @@ def process(kind: str, **named: Any) -> Process:
         ),
         (
             {"databases": {PARTITION: "default"}},
-            [process("worker", waits=[("default", 16.0)])],
+            [process("worker", waits=[("default", 16.0, NOW)])],
             Kind.WAITING,
             "the workers wait 16 s before they try the database 'default' again: ",
         ),

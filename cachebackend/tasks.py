@@ -14,6 +14,7 @@ from typing import Any
 from django.db import Error, InterfaceError, OperationalError
 
 from cachebackend import invalidation, writebehind
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 120
 #: Seconds after which Celery interrupts a drain; a worker that is stopping has as long for its batch.
 DRAIN_SOFT_SECONDS = 90
+#: Seconds for which deletes may be pending before the relay warns; then it warns once a minute.
+PENDING_SECONDS = 10.0
+_pending_log = LogRateLimit(SYSTEM_CLOCK)
 
 
 @shared_task(ignore_result=True, soft_time_limit=20, time_limit=30)
@@ -45,7 +49,7 @@ def relay() -> int:
     """Delete the keys of pending outbox rows; return the number of keys deleted."""
     result = invalidation.relay()
     observe()
-    if result.pending:
+    if result.pending and result.lag > PENDING_SECONDS and _pending_log.to_log():
         logger.warning(
             "relay: %d outbox rows are still pending, the oldest for %.1f s", result.pending, result.lag
         )

@@ -64,7 +64,7 @@ class RelayResult:
     Attributes:
         rows: Rows whose keys every node confirmed, and that were deleted.
         keys: Keys that were deleted on their nodes.
-        pending: Rows that the next run must process again.
+        pending: Rows that the next run must process again, without intents that it keeps for a minute.
         lag: Age of the oldest row that the run found, in seconds; 0.0 if it found none.
         failed: Why a database could not be processed, by alias.
         is_complete: Whether the run processed every row; if not, the next run continues.
@@ -107,10 +107,14 @@ def relay(timeout: float = RELAY_TIMEOUT) -> RelayResult:
 
 
 def outbox_lag(using: str) -> float:
-    """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none."""
+    """Return the age of a database's oldest pending row, in seconds; 0.0 if there is none.
+
+    An intent, which an earlier release wrote, is stored for a minute in any case, and counts only after it.
+    """
     # In the order of an index: an aggregate of the ages would read every row. A time before all possible
     # ones comes first and says nothing about an age
-    rows = pending_rows(using).filter(created__gt=Now() - OLDEST).order_by("created")
+    is_young_intent = Q(is_intent=True, created__gt=Now() - timedelta(seconds=INTENT_SECONDS))
+    rows = pending_rows(using).filter(~is_young_intent, created__gt=Now() - OLDEST).order_by("created")
     oldest: Any = rows.only("pk").first()
     return 0.0 if oldest is None else oldest.age.total_seconds()
 
@@ -184,7 +188,7 @@ def _process_page(using: str, after: int, result: RelayResult, pending: set[int]
             )
     remaining = {row.pk for row in rows} - {row.pk for row in confirmed}
     result.rows += len(gone)
-    result.pending += len(remaining)
+    result.pending += sum(row.pk in remaining and not _may_be_running(row) for row in rows)
     result.keys += page.deleted
     pending |= remaining
     return keys[-1]

@@ -95,7 +95,7 @@ class ParkedActions(ReportCommand):
             missing += retried.missing
             refused += len(retried.remaining)
             for write in retried.remaining:
-                self.say(f"{write}: {write.error}")
+                self.say(f"{write}: {_first_line(write)}")
         gone = f", {missing} were of rows that no longer exist" if missing else ""
         self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
         return Report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cachebackend import protocol
@@ -144,15 +144,17 @@ def seen_by() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def states_with_replay(nodes: Sequence[NodeFigures], pending: Sequence[int | str]) -> list[str]:
-    """Return the state of each node; one that answers and has pending deletes is ``replaying``.
+def states_with_replay(nodes: Sequence[NodeFigures], replaying: Collection[str]) -> list[str]:
+    """Return the state of each node; one that answers is ``replaying`` while a process replays deletes to it.
 
-    A process that has just started, such as a command, has a breaker that knows nothing yet; the
-    deletes that other processes recorded for the node are in the outbox.
+    A process that has just started, such as a command, has a breaker that knows nothing yet. Deletes that
+    are pending for a node do not mean that it is unwell: perhaps no relay runs.
+
+    Args:
+        nodes: The nodes of an alias.
+        replaying: The names of those to which a process replays deletes.
     """
-    return [
-        REPLAYING if node.is_up and count else node.state for node, count in zip(nodes, pending, strict=True)
-    ]
+    return [REPLAYING if node.is_up and node.name in replaying else node.state for node in nodes]
 
 
 def _figures(

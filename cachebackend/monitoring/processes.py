@@ -12,6 +12,7 @@ from typing import NamedTuple
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.node.breaker import REPLAYING
 from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, ring_change_settings
 from cachebackend.telemetry.processes import NodeView, Process, Processes, read_processes
 
@@ -92,6 +93,11 @@ class ProcessFigures:
             seconds for each in self.of_kind("worker") for name, seconds, _ in each.waits if name == using
         ]
         return min(waits, default=0.0)
+
+    def replaying(self, alias: str) -> set[str]:
+        """Return the nodes of an alias to which a process replays missed deletes."""
+        views = [view for each in self.processes or () for view in each.views]
+        return {view.node for view in views if (view.alias, view.state) == (alias, REPLAYING)}
 
     def differences_of(self, process: Process) -> list[Difference]:
         """Return in what a process differs."""

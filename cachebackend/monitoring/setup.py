@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median_low
 from typing import NamedTuple
 
 from cachebackend import protocol
@@ -66,17 +67,22 @@ def configure(client: RingClient, differing: Sequence[Difference]) -> None:
             raise reply
 
 
-def ring_faults(alias: str, client: RingClient) -> list[str]:
-    """Return what is wrong with the nodes of an alias: a sentence each, with what to set."""
-    indexes = client.indexes
-    infos = client.run(protocol.node_infos(client.context, indexes))
-    faults: list[str] = []
-    for index, info in zip(indexes, infos, strict=True):
-        if isinstance(info, RingCacheError):
-            faults.append(f"{alias}: {info}")
-            continue
-        name = client.nodes[index].name
-        faults += [f"{alias}: {fault}" for fault in _faults(name, info, client.context.clock.now())]
+def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> list[str]:
+    """Return what is wrong with the setup of an alias' nodes: a sentence each, with what to set.
+
+    Args:
+        alias: The alias.
+        client: Its client.
+        with_errors: Whether a node that does not answer has a sentence too.
+    """
+    infos = client.run(protocol.node_infos(client.context, client.indexes))
+    named = [(client.nodes[index].name, info) for index, info in zip(client.indexes, infos, strict=True)]
+    answers = {name: info for name, info in named if not isinstance(info, RingCacheError)}
+    faults = [f"{alias}: {error}" for _, error in named if with_errors and isinstance(error, RingCacheError)]
+    faults += [f"{alias}: {fault}" for name, info in answers.items() for fault in _faults(name, info)]
+    faults += [f"{alias}: {fault}" for fault in _clock_faults(answers, client.context.clock.now())]
+    in_ring = {name: info for name, info in answers.items() if name in client.ring.names}
+    faults += [f"{alias}: {fault}" for fault in _policy_faults(in_ring)]
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"
@@ -85,7 +91,7 @@ def ring_faults(alias: str, client: RingClient) -> list[str]:
     return faults
 
 
-def _faults(name: str, info: dict[str, str], now: float) -> Iterator[str]:
+def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
     policy = info.get("maxmemory_policy", "")
     if info.get("maxmemory") == "0":
         yield f"node {name!r} has no limit to its memory; set maxmemory"
@@ -95,6 +101,29 @@ def _faults(name: str, info: dict[str, str], now: float) -> Iterator[str]:
         yield (
             f"node {name!r} never evicts keys without a timeout (maxmemory-policy {policy}); set allkeys-lfu"
         )
-    time = protocol.number_of(info, "server_time_usec")
-    if time is not None and (skew := abs(time / 1e6 - now)) > MAX_CLOCK_SKEW_SECONDS:
-        yield f"the clock of node {name!r} is {skew:.0f} s off; set its time"
+
+
+def _clock_faults(infos: Mapping[str, Mapping[str, str]], now: float) -> Iterator[str]:
+    """Yield the nodes whose clock differs from that of the others.
+
+    If no node agrees with this process, it is the clock of the process that is wrong, which is another fault.
+    """
+    times = {name: protocol.number_of(info, "server_time_usec") for name, info in infos.items()}
+    ahead = {name: time / 1e6 - now for name, time in times.items() if time is not None}
+    is_right = any(abs(seconds) <= MAX_CLOCK_SKEW_SECONDS for seconds in ahead.values())
+    usual = 0.0 if is_right or not ahead else median_low(ahead.values())
+    for name, seconds in ahead.items():
+        if (skew := abs(seconds - usual)) > MAX_CLOCK_SKEW_SECONDS:
+            yield f"the clock of node {name!r} is {skew:.0f} s off; set its time"
+
+
+def _policy_faults(infos: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Yield that nodes evict by different policies, so that some keep other values than the rest."""
+    policies = {name: info.get("maxmemory_policy", "") for name, info in infos.items()}
+    if len(set(policies.values())) > 1 and all(map(_evicts_all, policies.values())):
+        each = ", ".join(f"{name!r} {policy}" for name, policy in policies.items())
+        yield f"the nodes evict by different policies ({each}); set one maxmemory-policy"
+
+
+def _evicts_all(policy: str) -> bool:
+    return policy.startswith("allkeys-")

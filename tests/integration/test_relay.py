@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib import import_module
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import outbox, outbox_pages
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
+from cachebackend.invalidation import RelayResult, outbox, outbox_pages
+from cachebackend.invalidation.outbox import write_row
 from cachebackend.models import OutboxRow
+from cachebackend.monitoring import outbox_figures
 from cacheproject.services import Services
 from tests.integration.test_outbox import age_rows
 
@@ -100,3 +106,26 @@ def test_only_a_transaction_of_the_relay_itself_need_not_reach_the_disk(ring_cac
         assert invalidation.relay().rows == 1
     assert not any("synchronous_commit" in query["sql"] for query in queries)
     assert not OutboxRow.objects.exists()
+
+
+def test_a_young_intent_is_not_a_reason_to_worry(ring_cache: RingCache) -> None:
+    """An earlier release wrote it before a statement, and it is stored for a minute in any case."""
+    write_row("default", {"default": {ring_cache.key_bytes("k")}})
+    OutboxRow.objects.update(is_intent=True, created=timezone.now() - timedelta(seconds=30))
+    call_command("invalidation", "relay", stdout=StringIO(), stderr=StringIO())
+    assert (invalidation.relay().pending, outbox_figures().lag, outbox_figures().faults) == (0, 0.0, [])
+    assert OutboxRow.objects.count() == 1
+
+
+@pytest.mark.parametrize(("lag", "warnings"), [(2.0, 0), (30.0, 1)])
+def test_the_relay_warns_of_old_rows_and_not_every_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lag: float, warnings: int
+) -> None:
+    """After an outage it runs every second until the last row is gone."""
+    from cachebackend import tasks
+
+    monkeypatch.setattr(tasks, "_pending_log", LogRateLimit(SYSTEM_CLOCK))
+    monkeypatch.setattr(tasks.invalidation, "relay", lambda: RelayResult(pending=3, lag=lag))
+    for _ in range(5):
+        tasks.relay()
+    assert len([each for each in caplog.messages if each.startswith("relay: 3 outbox rows")]) == warnings

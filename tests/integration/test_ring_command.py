@@ -24,12 +24,22 @@ from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
+from cachebackend.telemetry import this_process
+from cachebackend.telemetry.heartbeat import record_run
+from cachebackend.telemetry.processes import report_this_process
 from cacheproject.services import Services
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def worker(empty_nodes: None) -> None:
+    """A worker has just run the periodic tasks."""
+    for task in ("relay", "tick"):
+        record_run(task)
 
 
 def command(*words: str, code: int = 0) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def test_status_shows_each_node(services: Services) -> None:
 def test_status_shows_that_a_node_missed_deletes(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It answers again, and the missed delete is still to be replayed."""
+    """It answers again, so it is up, and the missed delete is still pending for it."""
     monkeypatch.setattr(Node, "_spawn", lambda *_: None)
     client = ring_cache.client
     node = client.nodes[client.ring.owner(ring_cache.key_bytes("k"))]
@@ -84,7 +94,7 @@ def test_status_shows_that_a_node_missed_deletes(
     node.breaker.close()
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
     report = {each["node"]: (each["state"], each["owed"]) for each in command("status")["aliases"]["default"]}
-    assert report == dict.fromkeys(client.ring.names, ("up", 0)) | {node.name: ("replaying", 1)}
+    assert report == dict.fromkeys(client.ring.names, ("up", 0)) | {node.name: ("up", 1)}
     relay()
     assert {each["state"] for each in command("status")["aliases"]["default"]} == {"up"}
 
@@ -309,6 +319,8 @@ def test_status_shows_the_nodes_beside_the_ring(changing: RingCache, services: S
     spare = changing.client.nodes[2]
     spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
     try:
+        for task in ("relay", "tick"):
+            record_run(task)
         [fault] = command("doctor", "--alias", "default", code=1)["faults"]
     finally:
         spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
@@ -348,6 +360,54 @@ def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
     finally:
         node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
     assert "set allkeys-lfu" in fault
+
+
+def test_doctor_finds_nodes_that_evict_by_different_policies(ring_cache: RingCache) -> None:
+    """Each of them alone is set up well."""
+    node = ring_cache.client.nodes[0]
+    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru"))
+    try:
+        [fault] = command("doctor", code=1)["faults"]
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
+    assert "the nodes evict by different policies ('ring-a' allkeys-lru, 'ring-b' allkeys-lfu" in fault
+
+
+def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Services) -> None:
+    """No worker runs, and a node is down: each once, with what to do."""
+    services.kill("ring-b")
+    try:
+        for node in ring_cache.client.nodes:  # the times of the tasks
+            node.call((b"FLUSHALL",))
+        faults = command("doctor", code=1)["faults"]
+    finally:
+        services.restart("ring-b")
+    assert [fault for fault in faults if fault.startswith("Node ring-b of 'default' does not answer")]
+    assert [fault for fault in faults if "Start a Celery worker with beat" in fault]
+    assert sum("ring-b" in fault for fault in faults) == 1
+
+
+def test_cleanup_warns_when_processes_have_other_settings(
+    ring_cache: RingCache, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that this process takes for misplaced may be in their place for another one."""
+    monkeypatch.setattr(this_process, "_process", this_process._Process())
+    with override_settings(CACHES={"default": settings.CACHES["default"] | {"KEY_PREFIX": "other"}}):
+        report_this_process()
+    monkeypatch.setattr(this_process, "_process", this_process._Process())
+    error = StringIO()
+    call_command("ring", "cleanup", "--alias", "default", stdout=StringIO(), stderr=error)
+    assert "warning: command " in error.getvalue()
+    assert "has other settings: CACHES['default']['KEY_PREFIX'] is " in error.getvalue()
+
+
+@pytest.mark.parametrize("words", [("status",), ("processes",), ("queries",)])
+def test_tables_fit_a_terminal_of_80_columns(ring_cache: RingCache, words: tuple[str, ...]) -> None:
+    """Cells are wrapped."""
+    report_this_process()
+    out = StringIO()
+    call_command("ring", *words, stdout=out)
+    assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:

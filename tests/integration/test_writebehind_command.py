@@ -13,7 +13,7 @@ from django.db import connection, connections
 from django.db.models import F
 
 from cachebackend import tasks, uuid7, writebehind
-from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
 from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
@@ -279,3 +279,17 @@ def test_a_threshold_of_status_trips_its_exit_code(meter: Meter, option: str, fi
     Meter.behind.update(meter.pk, count=F("count") + 2)
     assert command("status", "--max-queued=1", "--max-age=60")["exceeded"] == []
     assert command("status", option, code=1)["exceeded"] == [figure]
+
+
+def test_retry_prints_no_values_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres' error has the whole row in its details; the first line says what is wrong."""
+    error = "null value violates a constraint\nDETAIL:  Failing row contains (secret)."
+    write = ParkedWrite.objects.create(
+        label="shop.meter", partition=0, batch=1, key="1", changes=b"", error=error
+    )
+    monkeypatch.setattr(writebehind, "retry", lambda *_: writebehind.Retried(remaining=[write]))
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("writebehind", "retry", "--all", stdout=out)
+    assert "null value violates a constraint" in out.getvalue()
+    assert "secret" not in out.getvalue()

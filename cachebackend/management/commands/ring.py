@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from cachebackend import protocol, writebehind
+from cachebackend import protocol
 from cachebackend.backend import ring_cache
 from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
@@ -18,14 +18,22 @@ from cachebackend.management import ring_plan
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
-from cachebackend.monitoring import NodeFigures, key_figures, node_figures, outbox_figures, query_figures
+from cachebackend.monitoring import (
+    Fault,
+    NodeFigures,
+    key_figures,
+    node_figures,
+    process_figures,
+    query_figures,
+    site_figures,
+)
 from cachebackend.monitoring.events import timeline
 from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.nodes import seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
 from cachebackend.monitoring.setup import configure, differences, ring_faults
-from cachebackend.node.breaker import REPLAYING, UP
+from cachebackend.node.breaker import UP
 from cachebackend.options import ClusterAddress, Faults, NodeAddress, change_faults, parse_location
 
 __all__ = ["Command"]
@@ -109,11 +117,11 @@ class Command(ReportCommand):
     def _status(self, options: dict[str, Any]) -> Report:
         clients = dict(_clients(None))  # an outbox row may wait for a dead node of any alias
         nodes = {alias: node_figures(client) for alias, client in clients.items()}
-        pending = self._pending(clients, nodes)
+        pending, processes = self._pending(clients, nodes), process_figures()
         aliases: dict[str, Any] = {}
         for alias, _ in _clients(options["alias"]):
             missed = [pending.missed[alias][node.index] for node in nodes[alias]]
-            states = states_with_replay(nodes[alias], missed)
+            states = states_with_replay(nodes[alias], processes.replaying(alias))
             known = [None] * len(missed) if pending.errors else missed
             rows = [_row(*each) for each in zip(nodes[alias], states, known, strict=True)]
             aliases[alias] = rows
@@ -127,7 +135,10 @@ class Command(ReportCommand):
                 f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
                 f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
             )
-        is_well = all(row["state"] in {UP, REPLAYING} for rows in aliases.values() for row in rows)
+        partly = [fault.message for fault in processes.faults if fault.topic == "nodes"]
+        for message in partly:
+            self.say(f"not well: {message}")
+        is_well = not partly and all(row["state"] == UP for rows in aliases.values() for row in rows)
         data = {"aliases": aliases, "seen_by": seen_by(), "well": is_well, "incomplete": pending.incomplete}
         return Report(data, is_well)
 
@@ -229,10 +240,10 @@ class Command(ReportCommand):
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().is_on)
         clients = [] if has_queue and not ring_aliases() else _clients(options["alias"])
-        faults = [fault for alias, client in clients for fault in ring_faults(alias, client)]
-        faults += [fault.message for fault in outbox_figures().faults]
-        if has_queue:
-            faults += writebehind.node_faults()
+        site = site_figures()
+        faults = [_line(fault) for cause in site.faults for fault in (cause, *cause.consequences)]
+        for alias, client in clients:
+            faults += ring_faults(alias, client, with_errors=False)
         for fault in faults:
             self.say(fault)
         if not faults:
@@ -241,6 +252,8 @@ class Command(ReportCommand):
 
     def _cleanup(self, options: dict[str, Any]) -> Report:
         data = {}
+        for difference in process_figures().differences:
+            self.say_progress(f"warning: {difference.process.label} has other settings: {difference}")
         for alias, client in _clients(options["alias"]):
             _refuse_cluster(alias, client, "cleanup")
             if client.context.ring_change is not None:
@@ -338,6 +351,12 @@ def _new_ring(urls: Sequence[str]) -> tuple[tuple[NodeAddress, ...], ClusterAddr
     messages = [re.sub(r"^URL\[(\d+)\]", argument, message) for message in faults.messages]
     message = f"ring plan: {'; '.join(messages)}. Write redis://HOST:PORT/0?name=NAME, as in LOCATION"
     raise CommandError(message)
+
+
+def _line(fault: Fault) -> str:
+    """Return what is wrong and what to do, as one line."""
+    since = f" (since {fault.since_text})" if fault.since_text else ""
+    return f"{fault.message.rstrip('.')}{since}. {fault.way_out}"
 
 
 def _query_row(form: CachedForm) -> tuple[object, ...]:

@@ -140,6 +140,12 @@ _QUEUE_NODE_METRICS: tuple[tuple[str, str, Callable[[QueueNodeFigures], float | 
         lambda node: _is_written(node.health.save_status),
     ),
 )
+#: The meanings of the counters of groups of keys.
+_KEYS = {
+    "hits": "About how many gets of a group of keys were hits; one get in 64 is counted.",
+    "misses": "About how many gets of a group of keys were misses.",
+    "loads": "Loads of values of a group of keys.",
+}
 #: The counters whose names are those of gauges.
 _TOTALS = {"parked": "writes_parked"}
 
@@ -185,6 +191,13 @@ class RingCollector(Collector):
             for each in figures:
                 for form in each.cached:
                     metric.add_metric([each.alias, form.model, form.text], getattr(form, name))
+            yield metric
+        for name in ("hits", "misses", "loads", "load_seconds"):
+            meaning = "The time of loads of a group of keys." if name == "load_seconds" else _KEYS[name]
+            metric = CounterMetricFamily(f"ringcache_key_{name}", meaning, labels=["alias", "keys"])
+            for each in figures:
+                for form in each.keys:
+                    metric.add_metric([each.alias, form.model], getattr(form, name))
             yield metric
         plain = CounterMetricFamily(
             "ringcache_queries_not_cached", meanings["runs"], labels=["alias", "model", "reason"]

@@ -44,6 +44,7 @@ class FormKind(StrEnum):
     CACHED = "cached"
     NOT_CACHED = "not-cached"
     SHAPE = "shape"
+    KEYS = "keys"
 
 
 class QueryForm:
@@ -51,7 +52,7 @@ class QueryForm:
 
     Args:
         kind: What the form stands for.
-        model: The label of the model; the table, if it stands for a shape.
+        model: The label of the model; the table, if it stands for a shape; or the group of keys.
         text: What the results depend on; or why they are not cached.
         shapes: The ids of the forms that stand for the shapes of a cached query.
     """

@@ -180,6 +180,7 @@ _SHAPES: Mapping[bytes, Shape] = {
     b"MGET": one_for_each_key,
     b"PING": text,
     b"PTTL": integer,
+    b"RANDOMKEY": optional_text,
     b"SCAN": _page,
     b"SET": optional_text,
     b"TIME": row(text, text),

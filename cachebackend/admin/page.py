@@ -38,6 +38,7 @@ from cachebackend.monitoring.nodes import seen_by
 from cachebackend.monitoring.observer import observe
 from cachebackend.monitoring.queues import kind_of
 from cachebackend.monitoring.runbook import RUNBOOK
+from cachebackend.monitoring.usage import usage_figures
 
 __all__ = ["RingAdmin"]
 
@@ -103,6 +104,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
                 _panel(each) | alias_history(each, period) | _queries(query_figures(each.alias))
                 for each in site.aliases
             ],
+            "usage": [usage_figures(each.alias) for each in site.aliases] if "usage" in request.GET else None,
             "period": period,
             "periods": period_links(period),
             "outbox": site.outbox,
@@ -252,4 +254,6 @@ def _queries(figures: QueryFigures) -> dict[str, Any]:
         "queries_since": moment(figures.since),
         "shown_queries": figures.cached[:MAX_ROWS],
         "folded_queries": figures.cached[MAX_ROWS:],
+        "shown_keys": figures.keys[:MAX_ROWS],
+        "folded_keys": figures.keys[MAX_ROWS:],
     }

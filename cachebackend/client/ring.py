@@ -208,6 +208,7 @@ class RingClient(SingleKeyClient):
         """Start again without the parent's threads, locks and counts, in a forked child."""
         self.counters.after_fork()
         self.query_counts.after_fork()
+        self.context.samples.after_fork()
         self.context.missed.after_fork()
         self.context.orphans.after_fork()
         if self._trackings is not None:

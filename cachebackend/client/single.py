@@ -50,7 +50,7 @@ class SingleKeyClient(Client):
         begun = context.counters.begin_get()
         reply = self.nodes[node].call(command)
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         value = settle_get(context, key, request, reply, missing)
         return value if value.__class__ is not Continue else self.run(value.operation)
 
@@ -66,7 +66,7 @@ class SingleKeyClient(Client):
         begun = context.counters.begin_get()
         [reply] = await self.nodes[node].submit([command])
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         value = settle_get(context, key, request, reply, missing)
         return value if value.__class__ is not Continue else await self.arun(value.operation)
 
@@ -98,7 +98,7 @@ class SingleKeyClient(Client):
         begun = context.counters.begin_get()
         reply = self.nodes[node].call(command)
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         note_failure(node, reply, failed)
         value = fresh_value(context, reply)
         return missing if value is NOT_PLAIN else value
@@ -166,7 +166,7 @@ class SingleKeyClient(Client):
             give_up(context, [lease])
             raise
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         value = settle_load(context, lease, reply, loader, fill_options)
         if value is GRANTED:
             return self._load_and_fill(lease, loader, fill_options)
@@ -180,7 +180,7 @@ class SingleKeyClient(Client):
             try:
                 value = load(loader, (lease.token,))
             finally:
-                seconds = count_load(context, begun)
+                seconds = count_load(context, begun, (lease,))
             may_fill = value.__class__ is not Unfilled
             if may_fill:
                 fill = begin_fill(context, lease, value, fill_options, Tokens(), load_seconds=seconds)

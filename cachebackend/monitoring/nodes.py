@@ -20,6 +20,10 @@ from cachebackend.node.breaker import REPLAYING, UP
 __all__ = ["NodeFigures", "node_fault", "node_figures", "seen_by", "states_with_replay"]
 
 DOWN = "down"
+#: A rate over a shorter time than this number of seconds says nothing.
+MIN_RATE_SECONDS = 3.0
+#: The most runs of servers that are remembered.
+MAX_RUNS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class NodeFigures:
         info: The reply to ``INFO``, by field name; empty if it was not answered.
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
         index: Its index among the client's nodes.
+        evicted_per_second: Keys evicted per second since this process last looked; None if that is not known.
     """
 
     name: str
@@ -48,6 +53,7 @@ class NodeFigures:
     info: dict[str, str]
     role: str = "ring"
     index: int = 0
+    evicted_per_second: float | None = None
 
     @property
     def is_up(self) -> bool:
@@ -91,6 +97,12 @@ class NodeFigures:
     def evicted(self) -> int | None:
         """How many keys it has evicted since it was started; None if that is not known."""
         return self.number("evicted_keys")
+
+    @property
+    def usual_evictions(self) -> float | None:
+        """Keys evicted per second since it was started; None if that is not known."""
+        uptime = self.number("uptime_in_seconds")
+        return None if self.evicted is None or not uptime else self.evicted / uptime
 
     @property
     def hit_percent(self) -> float | None:
@@ -139,6 +151,31 @@ def node_fault(alias: str, node: NodeFigures) -> Fault:
     return Fault(kind, f"{message}: {node.error}", node.since)
 
 
+class _Evictions:
+    """What this process last saw of the evictions of each run of a server: when, and how many."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def rate(self, run: str, evicted: int, now: float) -> float | None:
+        """Return the evictions per second since the last look, if that was long enough ago; else None."""
+        before = self._seen.get(run)
+        if before is not None and now - before[0] < MIN_RATE_SECONDS:
+            return None
+        if len(self._seen) > MAX_RUNS:
+            self._seen.clear()
+        self._seen[run] = now, evicted
+        return None if before is None else (evicted - before[1]) / (now - before[0])
+
+
+_evictions = _Evictions()
+
+
+def _eviction_rate(fields: dict[str, str]) -> float | None:
+    run, evicted = fields.get("run_id"), protocol.number_of(fields, "evicted_keys")
+    return None if not run or evicted is None else _evictions.rate(run, evicted, time.monotonic())
+
+
 def seen_by() -> str:
     """Return which process sees the nodes so: each process has its own connections, and its own breakers."""
     return f"process {os.getpid()} on {socket.gethostname()}"
@@ -172,7 +209,8 @@ def _figures(
         elif known.state != UP:
             state, since, reason = known.state, known.since, known.error
     fields = {} if isinstance(info, RingCacheError) else info
-    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index)
+    rate = _eviction_rate(fields)
+    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index, rate)
 
 
 def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:

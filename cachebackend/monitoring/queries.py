@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cachebackend.errors import RingCacheError
@@ -77,6 +77,8 @@ class QueryFigures(NamedTuple):
         since: The time from which on they were counted, in seconds since 1970.
         cached: Forms whose results are cached: those that the database was busy with longest come first.
         not_cached: Forms whose results are not cached, the most frequent first.
+        keys: The groups of keys: those that loaders were busy with longest come first. Hits and misses are
+            estimated, from one get in 64.
         error: Why the counts cannot be read.
     """
 
@@ -85,6 +87,7 @@ class QueryFigures(NamedTuple):
     cached: list[CachedForm]
     not_cached: list[PlainForm]
     error: str = ""
+    keys: Sequence[CachedForm] = ()
 
 
 def query_figures(alias: str, hours: int = RECENT_HOURS) -> QueryFigures:
@@ -109,11 +112,13 @@ def _figures(alias: str, since: float, read: Callable[[], CountedForms]) -> Quer
         counted = read()
     except RingCacheError as error:
         return QueryFigures(alias, since, [], [], str(error))
-    cached = [
-        _cached_form(form, counts, counted)
-        for form, counts in counted.values()
-        if form.kind is FormKind.CACHED
-    ]
+    cached, keys = (
+        sorted(
+            (_cached_form(form, counts, counted) for form, counts in counted.values() if form.kind is kind),
+            key=lambda each: (-each.load_seconds, -each.hits, each.model, each.text),
+        )
+        for kind in (FormKind.CACHED, FormKind.KEYS)
+    )
     not_cached = [
         PlainForm(form.model, form.text, counts.runs)
         for form, counts in counted.values()
@@ -122,8 +127,9 @@ def _figures(alias: str, since: float, read: Callable[[], CountedForms]) -> Quer
     return QueryFigures(
         alias,
         since,
-        sorted(cached, key=lambda each: (-each.load_seconds, -each.hits, each.model, each.text)),
+        cached,
         sorted(not_cached, key=lambda each: (-each.runs, each.model, each.reason)),
+        keys=keys,
     )
 
 

@@ -62,8 +62,10 @@ from cachebackend.protocol.telemetry.form_counts import (
     forms_of,
     read_form_counts,
 )
+from cachebackend.protocol.telemetry.key_sizes import random_key_sizes
 from cachebackend.protocol.telemetry.node_info import (
     Inspected,
+    command_infos,
     inspect,
     inspect_shard,
     memory_usage,
@@ -119,6 +121,7 @@ __all__ = [
     "clear",
     "clear_missed",
     "close",
+    "command_infos",
     "contents",
     "delete",
     "delete_many",
@@ -160,6 +163,7 @@ __all__ = [
     "processes_key",
     "quarantine",
     "queue_states",
+    "random_key_sizes",
     "read_counts",
     "read_form_counts",
     "read_processes",

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cachebackend.clock import Clock, LogRateLimit
-from cachebackend.codec import Codec
+from cachebackend.codec import Codec, Kind, kind_of
 from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
+from cachebackend.interrupts import raise_interrupt
+from cachebackend.key_counts import KeySamples
 from cachebackend.near.cache import NearCache
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
@@ -23,6 +25,8 @@ from cachebackend.ring import ClusterRing, Ring
 __all__ = ["Context", "Gutter", "RingChange"]
 
 logger = logging.getLogger("cachebackend")
+#: The kinds of records that are not values.
+_PLACEHOLDERS = frozenset({Kind.LEASE, Kind.QUARANTINE, Kind.TAG})
 T = TypeVar("T")
 
 
@@ -108,6 +112,8 @@ class Context:
     lease_ms: int = field(init=False)
     #: The nodes (by index) that do not support ``SET … IFEQ``.
     without_ifeq: set[int] = field(default_factory=set)
+    #: What is counted of keys by group.
+    samples: KeySamples = field(default_factory=KeySamples, init=False)
     #: The shards of the registry of shapes that were full, and until when that is believed (``shapes``).
     full_shards: dict[bytes, float] = field(default_factory=dict)
     _log_limits: dict[str, LogRateLimit] = field(default_factory=dict, init=False)
@@ -121,6 +127,17 @@ class Context:
     def has_one_owner(self) -> bool:
         """Whether a key can be stored at its owner only: the ring does not change, and has no gutter."""
         return self.ring_change is None and self.gutter is None
+
+    def end_get(self, begun: float, key: bytes, reply: Reply) -> None:
+        """Count a timed get of a key: its time, and whether the reply is a value.
+
+        Args:
+            begun: What ``Counters.begin_get`` returned.
+            key: The key.
+            reply: The reply.
+        """
+        self.counters.end_get(begun)
+        self.samples.add_get(key, is_hit=_is_value(reply))
 
     def serving_node(self, key: bytes) -> int:
         """Return the node that serves a key: its owner, or the gutter's node while the owner is ejected."""
@@ -249,3 +266,11 @@ class Context:
     def _count_event(self, event: str, count: int = 1) -> int:
         limit = self._log_limits.get(event) or self._log_limits.setdefault(event, LogRateLimit(self.clock))
         return limit.to_log(count)
+
+
+def _is_value(reply: Reply) -> bool:
+    try:
+        return isinstance(reply, bytes) and kind_of(reply) not in _PLACEHOLDERS
+    except RecordError as error:
+        raise_interrupt(error)
+        return False

@@ -7,34 +7,54 @@ begins again as a restart. So the forms of old releases do not take the room of 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, ring_cache
+from cachebackend.counters import Counters
 from cachebackend.errors import RingCacheError
-from cachebackend.query_counts import FormCounts, QueryForm, known_form
+from cachebackend.query_counts import FormCounts, QueryCounts, QueryForm, known_form
 from cachebackend.telemetry.totals import read_total
 
-__all__ = ["HOUR", "CountedForms", "hourly_query_counts", "publish_query_counts", "total_query_counts"]
+__all__ = [
+    "HOUR",
+    "CountedForms",
+    "hottest_keys",
+    "hourly_query_counts",
+    "publish_query_counts",
+    "total_query_counts",
+]
 
 #: Seconds.
 HOUR, WEEK = 3600, 7 * 24 * 3600
 #: For how many seconds the counts of an hour are kept: a day and an hour; and those of a week: two weeks.
 KEEP_HOUR_SECONDS, KEEP_WEEK_SECONDS = 25 * HOUR, 2 * WEEK
+#: The hashes of the hottest keys, and the name of all keys beyond the limit of one.
+_HOT = "hot"
 #: The counts of each form, by its id.
 CountedForms = dict[str, tuple[QueryForm, FormCounts]]
 
 
 def publish_query_counts(alias: str) -> None:
-    """Add what this process counted of an alias' queries since the last time to the present hour and week."""
+    """Add what this process counted of queries and keys since the last time to the present hour and week."""
     cache = ring_cache(alias)
-    _publish(cache, "hours", _hour_key(cache, alias, _hour()), KEEP_HOUR_SECONDS)
-    _publish(cache, "weeks", _week_key(cache, alias), KEEP_WEEK_SECONDS)
+    samples = cache.client.context.samples
+    for counters in (cache.client.query_counts, samples.counts):
+        _publish(cache, counters, "hours", _hour_key(cache, alias, _hour()), KEEP_HOUR_SECONDS)
+        _publish(cache, counters, "weeks", _week_key(cache, alias), KEEP_WEEK_SECONDS)
+    hot = [_hot_key_count(key, count) for key, count in samples.take_hot().items()]
+    if hot:  # counts that are refused are lost: the next samples are as good
+        key = _key(cache, alias, f"{_HOT}-{_hour()}")
+        cache.client.run(protocol.add_form_counts(cache.client.context, key, hot, KEEP_HOUR_SECONDS))
 
 
-def _publish(cache: RingCache, ledger: str, key: bytes, keep_seconds: int) -> None:
+def _publish(
+    cache: RingCache, counters: Counters[QueryCounts], ledger: str, key: bytes, keep_seconds: int
+) -> None:
     client = cache.client
-    new = client.query_counts.take_new(ledger)
+    new = counters.take_new(ledger)
     if not new:
         return
     counts = []
@@ -44,7 +64,29 @@ def _publish(cache: RingCache, ledger: str, key: bytes, keep_seconds: int) -> No
         counts.append(protocol.FormCount(form.id, form.kind, form.description, counter, count))
     error = client.run(protocol.add_form_counts(client.context, key, counts, keep_seconds))
     if error is not None:  # the counts of the alias, which are refused as well, are what logs it
-        client.query_counts.put_back(ledger, new)
+        counters.put_back(ledger, new)
+
+
+def _hot_key_count(key: bytes, gets: int) -> protocol.FormCount:
+    form = blake2b(key, digest_size=8).hexdigest()
+    return protocol.FormCount(form, _HOT, key.decode(errors="backslashreplace"), "gets", gets)
+
+
+def hottest_keys(alias: str, hours: int) -> dict[str, int]:
+    """Return the keys that were read most in some hours, with about how many gets each had, the most first.
+
+    Raises:
+        RingCacheError: Neither node of an hour answered.
+    """
+    cache = ring_cache(alias)
+    keys = [_key(cache, alias, f"{_HOT}-{hour}") for hour in range(_hour() - hours + 1, _hour() + 1)]
+    gets: Counter[str] = Counter()
+    for stored in cache.client.run(protocol.read_form_counts(cache.client.context, keys)):
+        if isinstance(stored, RingCacheError):
+            raise stored
+        for form, text in stored.descriptions.items():
+            gets[text.decode(errors="backslashreplace")] += stored.counts.get(f"{form}.gets", 0)
+    return dict(gets.most_common())
 
 
 def hourly_query_counts(alias: str, hours: int) -> CountedForms:

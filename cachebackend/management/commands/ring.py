@@ -15,9 +15,10 @@ from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.management import ring_plan
-from cachebackend.management.report import AddAction, Report, ReportCommand
+from cachebackend.management.report import AddAction, Report
 from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
+from cachebackend.management.usage_actions import UsageActions, clients_of
 from cachebackend.monitoring import (
     Fault,
     NodeFigures,
@@ -27,7 +28,6 @@ from cachebackend.monitoring import (
     query_figures,
     site_figures,
 )
-from cachebackend.monitoring.events import timeline
 from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.nodes import seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
@@ -51,19 +51,24 @@ _COLUMNS = {
     "keys": "keys",
     "evicted": "evicted",
 }
+_KEY_COLUMNS = ("keys", "hits, about", "misses, about", "loads", "ms a load")
 _QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidations", "depends on")
 
 
-class Command(ReportCommand):
+class Command(UsageActions):
     """Status, owner, plan, queries, processes, doctor, cleanup, configure and simulate of the ring."""
 
-    reading = frozenset({"status", "owner", "plan", "queries", "processes", "doctor", "events", "simulate"})
+    reading = frozenset(
+        {"status", "owner", "plan", "queries", "processes", "doctor", "events", "usage", "simulate"}
+    )
     help = "See the ring's nodes, find a key's owner, plan a change of nodes, and find what is set up wrong."
     examples = """  manage.py ring status
   manage.py ring owner product:17 --alias default
   manage.py ring plan 'redis://10.0.0.1:6379/0?name=a' 'redis://10.0.0.4:6379/0?name=d'
   manage.py ring queries --hours 24
   manage.py ring processes
+  manage.py ring usage --samples 500
+  manage.py ring events --limit 20
   manage.py ring doctor --json
   manage.py ring cleanup --yes
   manage.py ring configure --yes
@@ -92,8 +97,7 @@ class Command(ReportCommand):
             help=f"how many hours, the present one included, 1 to 24 ({RECENT_HOURS})",
         )
         processes = add("processes", help="each process of the site, and in which settings they differ")
-        events = add("events", help="what happened to nodes and processes, and what people did")
-        events.add_argument("--limit", type=int, default=50, help="how many events, the newest first (50)")
+        usage = self.add_usage_actions(add)
         doctor = add("doctor", help="find what is set up wrong")
         cleanup = add("cleanup", help="delete keys from nodes that do not own them")
         cleanup.add_argument("--yes", action="store_true", help="delete them; default: only count them")
@@ -102,7 +106,7 @@ class Command(ReportCommand):
         simulated = add("simulate", help="hit ratios of caches of several sizes, by policy")
         _add_simulate(simulated)
         self.add_option(
-            [parser, status, owner, plan, queries, processes, doctor, cleanup, configured, simulated],
+            [parser, status, owner, plan, queries, processes, usage, doctor, cleanup, configured, simulated],
             "--alias",
             help="a cache alias; default: every ring cache, or 'default'",
         )
@@ -115,11 +119,11 @@ class Command(ReportCommand):
             raise CommandError(message)
 
     def _status(self, options: dict[str, Any]) -> Report:
-        clients = dict(_clients(None))  # an outbox row may wait for a dead node of any alias
+        clients = dict(clients_of(None))  # an outbox row may wait for a dead node of any alias
         nodes = {alias: node_figures(client) for alias, client in clients.items()}
         pending, processes = self._pending(clients, nodes), process_figures()
         aliases: dict[str, Any] = {}
-        for alias, _ in _clients(options["alias"]):
+        for alias, _ in clients_of(options["alias"]):
             missed = [pending.missed[alias][node.index] for node in nodes[alias]]
             states = states_with_replay(nodes[alias], processes.replaying(alias))
             known = [None] * len(missed) if pending.errors else missed
@@ -209,18 +213,20 @@ class Command(ReportCommand):
 
     def _queries(self, options: dict[str, Any]) -> Report:
         data: dict[str, Any] = {}
-        for alias, _ in _clients(options["alias"]):
+        for alias, _ in clients_of(options["alias"]):
             figures = query_figures(alias, options["hours"])
             data[alias] = {
                 "since": figures.since,
                 "cached": [each._asdict() for each in figures.cached],
                 "not_cached": [each._asdict() for each in figures.not_cached],
+                "keys": [each._asdict() for each in figures.keys],
                 "error": figures.error,
             }
             self.say(f"{alias}, since {moment(figures.since)}")
             if figures.error:
                 self.say(f"not well: the counts cannot be read: {figures.error}")
             self.print_table(_QUERY_COLUMNS, [_query_row(each) for each in figures.cached])
+            self.print_table(_KEY_COLUMNS, [_key_row(each) for each in figures.keys])
             plain = [(each.model, each.runs, each.reason) for each in figures.not_cached]
             self.print_table(("not cached", "queries", "reason"), plain)
         is_well = not any(each["error"] for each in data.values())
@@ -229,17 +235,9 @@ class Command(ReportCommand):
     def _processes(self, options: dict[str, Any]) -> Report:
         return processes_report(self)
 
-    def _events(self, options: dict[str, Any]) -> Report:
-        events = timeline(max(options["limit"], 1))
-        self.print_table(
-            ("when", "what", "by"),
-            [(moment(each.at), each.text, each.subject if each.is_of_person else "") for each in events],
-        )
-        return Report({"events": [each._asdict() for each in events]})
-
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().is_on)
-        clients = [] if has_queue and not ring_aliases() else _clients(options["alias"])
+        clients = [] if has_queue and not ring_aliases() else clients_of(options["alias"])
         site = site_figures()
         faults = [_line(fault) for cause in site.faults for fault in (cause, *cause.consequences)]
         for alias, client in clients:
@@ -254,7 +252,7 @@ class Command(ReportCommand):
         data = {}
         for difference in process_figures().differences:
             self.say_progress(f"warning: {difference.process.label} has other settings: {difference}")
-        for alias, client in _clients(options["alias"]):
+        for alias, client in clients_of(options["alias"]):
             _refuse_cluster(alias, client, "cleanup")
             if client.context.ring_change is not None:
                 message = f"{alias}: end the ring change first: until then nodes are read for keys of others"
@@ -274,7 +272,7 @@ class Command(ReportCommand):
     def _configure(self, options: dict[str, Any]) -> Report:
         differing: dict[str, Any] = {}
         unseen: dict[str, list[str]] = {}
-        for alias, client in _clients(options["alias"]):
+        for alias, client in clients_of(options["alias"]):
             if client.context.options.eviction is None:
                 self.say(f"{alias}: OPTIONS['eviction'] is not set, so there is nothing to configure")
                 continue
@@ -359,6 +357,11 @@ def _line(fault: Fault) -> str:
     return f"{fault.message.rstrip('.')}{since}. {fault.way_out}"
 
 
+def _key_row(form: CachedForm) -> tuple[object, ...]:
+    mean = "" if form.mean_load_ms is None else f"{form.mean_load_ms:.1f}"
+    return form.model, form.hits, form.misses, form.loads, mean
+
+
 def _query_row(form: CachedForm) -> tuple[object, ...]:
     mean = "" if form.mean_load_ms is None else f"{form.mean_load_ms:.1f}"
     return form.model, form.hits, form.misses, form.loads, mean, form.invalidations, form.text
@@ -392,11 +395,3 @@ def _refuse_cluster(alias: str, client: RingClient, action: str) -> None:
             "itself: see `valkey-cli --cluster reshard`"
         )
         raise CommandError(message)
-
-
-def _clients(alias: str | None) -> list[tuple[str, RingClient]]:
-    aliases = [alias] if alias else ring_aliases()
-    if not aliases:
-        message = "no alias of CACHES is a ring cache"
-        raise CommandError(message)
-    return [(name, ring_cache(name).client) for name in aliases]

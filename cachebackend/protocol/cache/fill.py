@@ -110,7 +110,7 @@ def load_and_fill(
         try:
             loaded = yield Load(call.loader, tuple(lease.token for lease in leases))
         finally:
-            seconds = count_load(context, begun)
+            seconds = count_load(context, begun, leases)
         may_fill = loaded.__class__ is not Unfilled
         values = call.values_of(loaded if may_fill else loaded.value)
         fills = [
@@ -129,12 +129,17 @@ def load_and_fill(
     return values
 
 
-def count_load(context: Context, begun: float) -> float:
-    """Count a load that began at a (monotonic) time; return the seconds that it took."""
+def count_load(context: Context, begun: float, leases: Sequence[LeaseRequest]) -> float:
+    """Count a load that began at a (monotonic) time; return the seconds that it took.
+
+    The load of several keys counts for the group of the first one.
+    """
     seconds = context.clock.monotonic() - begun
     cell = context.counters.cell
     cell.loads += 1
     cell.load_times.add(seconds)
+    if leases:
+        context.samples.add_load(leases[0].key, seconds)
     return seconds
 
 

@@ -128,7 +128,7 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
         begun = context.counters.begin_get()
         reply, *replies = yield Send([request, *read.requests, *near.begin()])
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         read.settle(tokens, replies[: len(read.requests)])
         near.settle(replies[len(read.requests) :])
         if known and not has_tag_tokens(reply):

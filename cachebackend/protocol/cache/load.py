@@ -145,7 +145,7 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
             give_up(context, [lease])
             raise
         if begun is not None:
-            context.counters.end_get(begun)
+            context.end_get(begun, key, reply)
         read.settle(tokens, replies[: len(read.requests)])
         near.settle(replies[len(read.requests) :])
         value = settle_load(context, lease, reply, loader, fill_options, tokens=tokens, near=near)

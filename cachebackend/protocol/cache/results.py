@@ -38,7 +38,7 @@ class _ResultRead:
         """Return the result in the replies, or ``missing``."""
         reply, context = replies[0], self._context
         if self._begun is not None:
-            context.counters.end_get(self._begun)
+            context.end_get(self._begun, self._key, reply)
         if reply.__class__ is not bytes:
             return missing
         self._read.settle(self._tokens, replies[1:])

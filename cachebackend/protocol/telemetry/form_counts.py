@@ -20,7 +20,7 @@ __all__ = ["FormCount", "StoredForms", "add_form_counts", "forms_of", "read_form
 
 _COUNT_FORMS = Script(__package__, "count_forms", reply=integer)
 #: The most forms of a hash.
-MAX_STORED_FORMS = 600
+MAX_STORED_FORMS = 800
 
 
 class FormCount(NamedTuple):

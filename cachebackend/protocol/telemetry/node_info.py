@@ -15,6 +15,7 @@ from cachebackend.protocol.queue.partition import QueueContext
 
 __all__ = [
     "Inspected",
+    "command_infos",
     "inspect",
     "inspect_shard",
     "memory_usage",
@@ -64,6 +65,14 @@ def node_infos(
     """Return the INFO of each node of the ring, or of the given nodes; an error for a node that failed."""
     indices = context.ring.nodes if nodes is None else nodes
     replies = yield Send([(node, (b"INFO",)) for node in indices])
+    return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
+
+
+def command_infos(
+    context: Context | QueueContext, nodes: Sequence[int]
+) -> Operation[list[dict[str, str] | RingCacheError]]:
+    """Return how often each node ran each command, and how long these took; an error for one that failed."""
+    replies = yield Send([(node, (b"INFO", b"commandstats", b"latencystats")) for node in nodes])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
 
 

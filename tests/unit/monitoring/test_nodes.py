@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cachebackend.monitoring import NodeFigures
-from cachebackend.monitoring.nodes import node_fault, states_with_replay
+from cachebackend.monitoring.nodes import MAX_RUNS, _Evictions, node_fault, states_with_replay
+from cachebackend.node.breaker import UP
 
 STATES = ("up", "up", "ejected", "down")
 REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
@@ -71,3 +72,22 @@ def test_a_node_is_replaying_if_it_answers_and_a_process_replays_deletes_to_it()
     """A node that does not answer keeps its state."""
     nodes = [replace(node(state), name=name) for name, state in zip("abcd", STATES, strict=True)]
     assert states_with_replay(nodes, {"b", "c"}) == ["up", "replaying", "ejected", "down"]
+
+
+def test_evictions_per_second_are_those_since_the_last_look() -> None:
+    """Not known at the first look at a run of the server, nor too soon after the last one."""
+    evictions = _Evictions()
+    rates = [
+        evictions.rate(*look) for look in (("r", 100, 0.0), ("r", 101, 1.0), ("r", 150, 10.0), ("s", 5, 20.0))
+    ]
+    assert rates == [None, None, 5.0, None]
+    for number in range(MAX_RUNS + 2):
+        evictions.rate(str(number), 0, 30.0)
+    assert len(evictions._seen) <= MAX_RUNS + 1
+
+
+def test_the_usual_evictions_are_those_since_the_node_was_started() -> None:
+    """They are not known of a node that does not say for how long it has run."""
+    info = {"evicted_keys": "600", "uptime_in_seconds": "300"}
+    assert NodeFigures("a", 1.0, UP, None, "", None, info).usual_evictions == 2.0
+    assert NodeFigures("a", 1.0, UP, None, "", None, {"evicted_keys": "600"}).usual_evictions is None

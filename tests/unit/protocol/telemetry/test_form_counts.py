@@ -20,7 +20,7 @@ def test_counts_are_added_at_two_nodes_with_what_the_form_is() -> None:
     key = key_at(context, 2)
     error, [requests] = step(add_form_counts(context, key, [COUNT], 60), [1, DOWN])
     assert error is None
-    call = ("count_forms", key, b"60", b"600", "ab", "cached", "what it is", "hits", b"3")
+    call = ("count_forms", key, b"60", b"800", "ab", "cached", "what it is", "hits", b"3")
     assert requests == [(2, call), (0, call)]
 
 

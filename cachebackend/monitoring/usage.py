@@ -1,0 +1,170 @@
+"""Where time and memory go: the hottest and the biggest keys, and what the commands of each node take.
+
+All of it is asked for when a person looks: a limited number of commands, and none that slows a node down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cachebackend import protocol
+from cachebackend.backend import ring_cache
+from cachebackend.client import RingClient
+from cachebackend.errors import RingCacheError
+from cachebackend.key_counts import group_of
+from cachebackend.telemetry.publisher import publish_counts
+from cachebackend.telemetry.query_counts import hottest_keys
+
+__all__ = ["CommandFigures", "GroupSize", "KeySize", "UsageFigures", "commands_of", "usage_figures"]
+
+#: The random keys of each node whose memory is read.
+SAMPLES = 200
+#: The most keys, groups and commands of a node that are returned.
+MAX_KEYS, MAX_GROUPS, MAX_COMMANDS = 20, 20, 12
+#: The hours over which gets are summed, the present one included.
+HOURS = 2
+_CALLS = re.compile(r"calls=(\d+)")
+_PERCENTILE = re.compile(r"p(50|99)=([\d.]+)")
+
+
+class KeySize(NamedTuple):
+    """A key that was sampled.
+
+    Attributes:
+        key: The key as the node stores it.
+        node: The node's name.
+        size: The bytes that it takes.
+    """
+
+    key: str
+    node: str
+    size: int
+
+
+class GroupSize(NamedTuple):
+    """A group of keys in a sample.
+
+    Attributes:
+        group: The group; empty for results of queries.
+        keys: How many keys of it were sampled.
+        share: Its share of the memory of all sampled keys, 0 to 1.
+        mean_bytes: The mean of the bytes that a key takes.
+    """
+
+    group: str
+    keys: int
+    share: float
+    mean_bytes: float
+
+
+class CommandFigures(NamedTuple):
+    """A command of a node, since the node was started.
+
+    Attributes:
+        node: The node's name.
+        command: The command.
+        calls: How often it ran, for any client.
+        p50_ms: The median of the time that the node took, in milliseconds; None if it is not reported.
+        p99_ms: The 99th percentile.
+    """
+
+    node: str
+    command: str
+    calls: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class UsageFigures(NamedTuple):
+    """Where the time and the memory of an alias' nodes go.
+
+    Attributes:
+        alias: The alias.
+        hottest: About how often each of the hottest keys was read, the most frequent first.
+        biggest: The biggest of the sampled keys.
+        groups: The groups of the sampled keys, those with the most memory first.
+        sampled: How many keys were sampled.
+        commands: The commands of each node, the most frequent first.
+        error: Why the hottest keys are not known; empty if they are.
+    """
+
+    alias: str
+    hottest: dict[str, int]
+    biggest: list[KeySize]
+    groups: list[GroupSize]
+    sampled: int
+    commands: list[CommandFigures]
+    error: str = ""
+
+
+def usage_figures(alias: str, samples: int = SAMPLES) -> UsageFigures:
+    """Return where the time and the memory of an alias' nodes go; a node that does not answer is left out.
+
+    Args:
+        alias: The cache alias.
+        samples: The random keys of each node whose memory is read.
+    """
+    publish_counts(alias)
+    client = ring_cache(alias).client
+    hottest, error = {}, ""
+    try:
+        hottest = dict(list(hottest_keys(alias, HOURS).items())[:MAX_KEYS])
+    except RingCacheError as unread:
+        error = str(unread)
+    sizes = {
+        node.name: client.run(protocol.random_key_sizes(client.context, index, samples))
+        for index, node in enumerate(client.nodes)
+    }
+    found = [
+        KeySize(key.decode(errors="backslashreplace"), name, size)
+        for name, own in sizes.items()
+        for key, size in own.items()
+    ]
+    biggest = sorted(found, key=lambda each: -each.size)[:MAX_KEYS]
+    commands = [each for name, info in _command_infos(client) for each in commands_of(name, info)]
+    return UsageFigures(alias, hottest, biggest, _groups(sizes), len(found), commands, error)
+
+
+def _groups(sizes: Mapping[str, Mapping[bytes, int]]) -> list[GroupSize]:
+    keys: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
+    for own in sizes.values():
+        for key, size in own.items():
+            keys[group_of(key)] += 1
+            memory[group_of(key)] += size
+    total = sum(memory.values())
+    return [
+        GroupSize(group, keys[group], size / total if total else 0.0, size / keys[group])
+        for group, size in memory.most_common(MAX_GROUPS)
+    ]
+
+
+def _command_infos(client: RingClient) -> list[tuple[str, dict[str, str]]]:
+    """Return what each node reports of its commands; nothing of a node that does not answer."""
+    infos = client.run(protocol.command_infos(client.context, range(len(client.nodes))))
+    return [
+        (node.name, info)
+        for node, info in zip(client.nodes, infos, strict=True)
+        if not isinstance(info, RingCacheError)
+    ]
+
+
+def commands_of(node: str, info: Mapping[str, str]) -> list[CommandFigures]:
+    """Return the most frequent commands of a node, from its ``INFO commandstats latencystats``."""
+    found = []
+    for name, text in info.items():
+        if name.startswith("cmdstat_") and (calls := _CALLS.search(text)):
+            command = name.removeprefix("cmdstat_")
+            times = dict(_PERCENTILE.findall(info.get(f"latency_percentiles_usec_{command}", "")))
+            p50, p99 = (_milliseconds(times.get(each)) for each in ("50", "99"))
+            found.append(CommandFigures(node, command.replace("|", " "), int(calls[1]), p50, p99))
+    return sorted(found, key=lambda each: -each.calls)[:MAX_COMMANDS]
+
+
+def _milliseconds(micros: str | None) -> float | None:
+    if micros is None or micros.count(".") > 1:
+        return None
+    return float(micros) / 1000 if micros.strip(".") else None

@@ -316,9 +316,19 @@ FAMILY = {
 }
 
 
+#: Those that MySQL and MariaDB refuse.
+SLICED = {"update of a slice", "update at random"}
+
+
+def skip_if_refused(way: str) -> None:
+    if way in SLICED and not connection.features.allow_sliced_subqueries_with_in:
+        pytest.skip("needs LIMIT in a subquery of IN")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_write_a_row_invalidates_it(way: str) -> None:
     """Afterwards the ring returns what the database holds: rows, lookups and absences."""
+    skip_if_refused(way)
     family = FAMILY.get(way, "relations")
     rows = MAKE[family]()
     readable = Readable(*FAMILIES[family])
@@ -413,6 +423,7 @@ def test_an_upsert_returns_the_rows_of_plain_django() -> None:
 @pytest.mark.usefixtures("without_returning")
 def test_rows_that_are_read_first_are_named_by_key() -> None:
     """The filter of the statement is not evaluated a second time: it may match other rows."""
+    skip_if_refused("update at random")
     authors = make_relations()
     with CaptureQueriesContext(connection) as captured:
         WAYS["update at random"](authors)

@@ -9,6 +9,7 @@ from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.nodes import NodeFigures, node_fault, node_figures
+from cachebackend.monitoring.registry import registry_faults
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
 from cachebackend.telemetry.periods import HOUR, Period
@@ -79,6 +80,7 @@ def alias_figures(alias: str) -> AliasFigures:
     minutes = without_lost(minutes, partial(lost_steps, alias, HOUR))
     counts = list(minutes.values())
     hour, recent = total_of(counts), total_of(counts[-RECENT_MINUTES:])
+    faults += registry_faults(alias)
     return AliasFigures(alias, nodes, minutes, hour, recent, recent_seconds(), faults)
 
 

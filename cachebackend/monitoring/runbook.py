@@ -22,6 +22,7 @@ class FaultKind(StrEnum):
     NODE_REPLAYING = "node-replaying"
     FIGURES_UNREADABLE = "figures-unreadable"
     COUNTS_UNREADABLE = "counts-unreadable"
+    SHAPES_FULL = "shapes-full"
     SETTINGS_DIFFER = "settings-differ"
     CLOCK_WRONG = "clock-wrong"
     NO_WORKER = "no-worker"
@@ -69,6 +70,7 @@ TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_REPLAYING: "nodes",
     FaultKind.FIGURES_UNREADABLE: "nodes",
     FaultKind.COUNTS_UNREADABLE: "nodes",
+    FaultKind.SHAPES_FULL: "nodes",
     FaultKind.SETTINGS_DIFFER: "processes",
     FaultKind.CLOCK_WRONG: "processes",
     FaultKind.NO_WORKER: "worker",

@@ -24,8 +24,10 @@ from cachebackend.protocol.cache.results import get_result, get_result_and_rows
 from cachebackend.protocol.cache.scan import all_cursors, scan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.shapes import (
+    MAX_SHAPES,
     RegisteredShapes,
     ShapeEntry,
+    count_shapes,
     describe_shapes,
     is_full,
     read_shards,
@@ -84,6 +86,7 @@ from cachebackend.protocol.telemetry.processes import (
 )
 
 __all__ = [
+    "MAX_SHAPES",
     "MISSING",
     "NOT_LEASED",
     "OK",
@@ -123,6 +126,7 @@ __all__ = [
     "close",
     "command_infos",
     "contents",
+    "count_shapes",
     "delete",
     "delete_many",
     "delete_matching",

@@ -14,7 +14,8 @@ from cachebackend import RingCache, protocol
 from cachebackend.backend.query_names import shard_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.effects import Send
-from cachebackend.monitoring import key_figures
+from cachebackend.monitoring import alias_figures, key_figures
+from cachebackend.monitoring.registry import registry_faults
 from tests.zoo.models import Author, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -151,3 +152,24 @@ def test_cleanup_deletes_shards_from_nodes_that_do_not_own_them(cache: RingCache
     call_command("ring", "cleanup", "--yes")
     assert send(cache, other, b"EXISTS", key) == 0
     assert send(cache, owner, b"EXISTS", key) == 1
+
+
+def test_a_table_with_too_many_shapes_is_a_fault(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page and ``ring doctor`` name the table, and say what to do; a node that is away names none."""
+    monkeypatch.setattr(protocol, "MAX_SHAPES", 2)
+    read()
+    assert registry_faults("default") == []
+    [(_, shard)] = shards(cache)
+    node = cache.client.context.serving_node(shard)
+    send(cache, node, b"HSET", shard, b"another", b"shape")
+    [fault] = registry_faults("default")
+    assert repr(Poem._meta.db_table) in fault.message
+    assert fault in alias_figures("default").faults
+    with pytest.raises(SystemExit):
+        call_command("ring", "doctor")
+    assert f"{fault.message} {fault.way_out}" in capsys.readouterr().out
+    send(cache, node, b"DEL", shard)
+    send(cache, node, b"SET", shard, b"of another type")
+    assert registry_faults("default") == []

@@ -41,6 +41,7 @@ WITHOUT = {
     "monitoring/inspector": "asks a node and the outbox",
     "monitoring/parked": "reads a row of parked writes",
     "monitoring/reading": "tests/integration/test_admin.py: the page with servers that are down",
+    "monitoring/registry": "asks nodes: tests/integration/test_query_inspection.py",
     "monitoring/setup": "asks nodes",
     "monitoring/site": "asks nodes and databases",
     "node/loops": "sockets and event loops: tests/integration/test_connections.py",

@@ -36,6 +36,7 @@ __all__ = [
     "RegisterShape",
     "RegisteredShapes",
     "ShapeEntry",
+    "count_shapes",
     "describe_shapes",
     "is_full",
     "read_shards",
@@ -170,6 +171,12 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
     return RegisteredShapes(
         {shard: ids for shard, ids in shapes.items() if ids and shard not in unreadable}, list(unreadable)
     )
+
+
+def count_shapes(context: Context, shards: Collection[bytes]) -> Operation[dict[bytes, int]]:
+    """Return how many shapes each shard has, for those whose node answers."""
+    replies = yield Send([(context.serving_node(shard), (b"HLEN", shard)) for shard in shards])
+    return {shard: reply for shard, reply in zip(shards, replies, strict=True) if isinstance(reply, int)}
 
 
 def describe_shapes(

@@ -29,7 +29,7 @@ MIXES = (NONE, Mix(0.01, "stock"), TENTH, HALF, Mix(0.01, "price"), Mix(0.1, "pr
 LIST, IN_BULK, COUNT, GET = "list of 20 instances", "in_bulk of 20 rows", "count()", "cache.get"
 ONE_QUERY = "one query a page"
 WHY_HIT = (
-    "A hit asks the nodes of the result, of its tag and of its shape at once, mostly two or three sockets "
+    "A hit asks the node of the result and of its shape, and at once that of its tag: one or two sockets "
     "where a plain get needs one. Client and servers share a core, so each socket costs a switch."
 )
 WHY_LIST = (

@@ -62,13 +62,16 @@ _BODY = """
 _STATES = "SELECT {keys} AS keys, {bound} AS bound FROM {source} AS {row}"
 #: The states of updated rows, and which columns differ between the rows before and after the statement that
 #: have one primary key. It does not matter which became which: results depend on what the table holds.
+#: Cascades of one statement share the tables of old and new rows. So there may be several rows of one key,
+#: and which of them is the last one is not known: all columns may have changed.
 #: Values are compared as they are stored, which every type allows, and no setting or search path changes.
 #: A FULL JOIN is never a nested loop, which would be slow if the plan was made for few rows.
 _COMPARED_STATES = """
     WITH both_rows AS (
         SELECT o.{pk} IS NOT NULL AS is_old, {old_keys} AS old_keys, {old_bound} AS old_bound,
             n.{pk} IS NOT NULL AS is_new, {new_keys} AS new_keys, {new_bound} AS new_bound,
-            CASE WHEN o.{pk} IS NULL OR n.{pk} IS NULL THEN '{{}}'
+            CASE WHEN o.{pk} IS NULL OR n.{pk} IS NULL OR count(*) OVER (PARTITION BY {old_pks}) > 1
+            THEN '{{}}'
             ELSE jsonb_build_object('{member}', array_remove(ARRAY[{changed}], NULL)) END AS changed
         FROM old_rows AS o FULL JOIN new_rows AS n ON ROW({old_pks})::record *= ROW({new_pks})::record
     )

@@ -22,7 +22,7 @@ from cachebackend.invalidation.transactions import scheduled_deletes
 from cachebackend.invalidation.trigger_rows import _changed_rows
 from cachebackend.models import OutboxRow
 from tests.integration.results import Pages
-from tests.zoo.models import Sample, Topic
+from tests.zoo.models import Hymn, Sample, Song, Topic
 
 pytestmark = [
     pytest.mark.postgres,
@@ -324,3 +324,32 @@ def test_a_damaged_list_of_columns_is_set_aside(pages: Pages) -> None:
     assert pages.loaded() == ALL
     OutboxRow.objects.all().delete()
     assert triggers.ROWS_PER_OUTBOX_ROW == 1000
+
+
+def test_cascades_that_change_a_row_twice(program: Program) -> None:
+    """They share the tables of old and new rows. If these have a key twice, any column may have changed."""
+    song = Song.objects.create(name="a")
+    Hymn(song_ptr=song, verses=song.pk).save_base(raw=True)
+    invalidation.relay()
+    new = song.pk + 100
+    pages = Pages({"new": lambda: Hymn.cached.filter(pk=new).values_list("pk", flat=True)})
+    pages.read()
+    columns = ("song_ptr_id", "verses")
+    for column in columns:
+        program.execute(
+            f"ALTER TABLE zoo_hymn ADD CONSTRAINT cascade_{column} "
+            f"FOREIGN KEY ({column}) REFERENCES zoo_song (id) ON UPDATE CASCADE"
+        )
+    try:
+        program.execute("UPDATE zoo_song SET id = %s WHERE id = %s", [new, song.pk])
+    finally:
+        for column in columns:
+            program.execute(f"ALTER TABLE zoo_hymn DROP CONSTRAINT cascade_{column}")
+    states = [state for row in OutboxRow.objects.filter(label="zoo.hymn") for state in row.rows or ()]
+    assert {(int(state["song_ptr_id"]), int(state["verses"])) for state in states} == {
+        (song.pk, song.pk),
+        (new, song.pk),
+        (new, new),
+    }
+    invalidation.relay()
+    assert pages.loaded() == {"new"}

@@ -500,7 +500,7 @@ def test_the_sql_of_the_triggers_has_not_changed(monkeypatch: pytest.MonkeyPatch
     hashes = {trigger.name: trigger.compile(Verse).hash for trigger in Verse._meta.triggers}
     assert hashes == {
         "ringcache_insert": "da76c3937496e9e599bdd0ec6e9ec07d2edf0649",
-        "ringcache_update": "3726dabb32ca28d5a11ab49abc54f6dd29a4e490",
+        "ringcache_update": "20fe8ab2ca3d6eab0fec60f68641433c7a182a00",
         "ringcache_delete": "397936c619348433ff63d6fe57d949655ce0a579",
         "ringcache_truncate": "d2879a69f546daf6b065167ba8aaf15258edb7e5",
     }

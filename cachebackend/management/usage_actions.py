@@ -52,7 +52,10 @@ class UsageActions(ReportCommand):
             ]
             self.print_table(("keys", "memory", "sampled", "mean bytes"), groups)
             self.print_table(("biggest key", "node", "bytes"), figures.biggest)
-            self.print_table(("node", "command", "calls", "p50 ms", "p99 ms"), figures.commands)
+            self.print_table(
+                ("node", "command", "calls", "p50", "p99"),
+                [(each.node, each.command, each.calls, *each.times_text) for each in figures.commands],
+            )
             data[alias] = {
                 "hottest": None if figures.error else figures.hottest,
                 "biggest": [each._asdict() for each in figures.biggest],

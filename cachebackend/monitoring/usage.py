@@ -27,7 +27,7 @@ MAX_KEYS, MAX_GROUPS, MAX_COMMANDS = 20, 20, 12
 #: The hours over which gets are summed, the present one included.
 HOURS = 2
 _CALLS = re.compile(r"calls=(\d+)")
-_PERCENTILE = re.compile(r"p(50|99)=([\d.]+)")
+_PERCENTILE = re.compile(r"p(50|99)=(\d+\.\d+)(?![\d.])")
 
 
 class KeySize(NamedTuple):
@@ -67,15 +67,22 @@ class CommandFigures(NamedTuple):
         node: The node's name.
         command: The command.
         calls: How often it ran, for any client.
-        p50_ms: The median of the time that the node took, in milliseconds; None if it is not reported.
-        p99_ms: The 99th percentile.
+        p50_seconds: The median of the time that the node took; None if it is not reported.
+        p99_seconds: The 99th percentile.
     """
 
     node: str
     command: str
     calls: int
-    p50_ms: float | None
-    p99_ms: float | None
+    p50_seconds: float | None
+    p99_seconds: float | None
+
+    @property
+    def times_text(self) -> tuple[str, str]:
+        """Both as text, in microseconds."""
+        times = (self.p50_seconds, self.p99_seconds)
+        p50, p99 = ("unknown" if time is None else f"{1_000_000 * time:,.0f} µs" for time in times)
+        return p50, p99
 
 
 class UsageFigures(NamedTuple):
@@ -159,12 +166,10 @@ def commands_of(node: str, info: Mapping[str, str]) -> list[CommandFigures]:
         if name.startswith("cmdstat_") and (calls := _CALLS.search(text)):
             command = name.removeprefix("cmdstat_")
             times = dict(_PERCENTILE.findall(info.get(f"latency_percentiles_usec_{command}", "")))
-            p50, p99 = (_milliseconds(times.get(each)) for each in ("50", "99"))
+            p50, p99 = (_seconds(times.get(each)) for each in ("50", "99"))
             found.append(CommandFigures(node, command.replace("|", " "), int(calls[1]), p50, p99))
     return sorted(found, key=lambda each: -each.calls)[:MAX_COMMANDS]
 
 
-def _milliseconds(micros: str | None) -> float | None:
-    if micros is None or micros.count(".") > 1:
-        return None
-    return float(micros) / 1000 if micros.strip(".") else None
+def _seconds(micros: str | None) -> float | None:
+    return None if micros is None else float(micros) / 1_000_000

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from cachebackend import RingCache
+from cachebackend.monitoring.events import record_event
 from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.telemetry.publisher import publish_counts
 from cacheproject.services import Services
@@ -267,6 +268,22 @@ def test_the_queries_of_cached_querysets_fit(
     expect(rows.first).to_contain_text("rows: zoo_author by name (id, rank); zoo_poem (")
     expect(rows.last).to_contain_text("Now() has another value each time that the query runs")
     assert page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_usage_and_the_timeline_fit(
+    open_page: Callable[..., Page], ring_cache: RingCache, width: int
+) -> None:
+    """Keys are sampled when a person asks, beside charts of a week."""
+    ring_cache.set("product:1", "x" * 1000)
+    record_event("command", "root (ann) on web-1", "manage.py writebehind drain timeout=300.0: done")
+    page = open_page(viewport={"width": width, "height": 900})
+    page.click("text=a week")
+    page.click("text=Sample keys")
+    expect(page.locator("#usage")).to_contain_text("demo:1:product:1")
+    expect(page.locator("#timeline")).to_contain_text("root (ann) on web-1")
+    assert page.evaluate(CUT_OFF) == []
+    assert page.evaluate(NAMELESS) == 0
 
 
 def test_it_fits_a_phone(open_page: Callable[..., Page], ring_cache: RingCache) -> None:

@@ -6,7 +6,7 @@ from cachebackend.monitoring.usage import CommandFigures, GroupSize, _groups, co
 
 
 def test_the_most_frequent_commands_come_first() -> None:
-    """Times are in milliseconds; those that a node does not report, or not as numbers, are unknown."""
+    """Those times that a node does not report, or not as numbers, are unknown."""
     info = {
         "cmdstat_set": "calls=2,usec=20",
         "cmdstat_config|get": "calls=9,usec=90",
@@ -18,8 +18,10 @@ def test_the_most_frequent_commands_come_first() -> None:
     assert commands_of("a", info) == [
         CommandFigures("a", "config get", 9, None, None),
         CommandFigures("a", "get", 5, None, None),
-        CommandFigures("a", "set", 2, 0.001003, 0.012031),
+        CommandFigures("a", "set", 2, 1.003e-06, 12.031e-06),
     ]
+    texts = [each.times_text for each in commands_of("a", info)]
+    assert texts == [("unknown", "unknown")] * 2 + [("1 µs", "12 µs")]
 
 
 def test_the_groups_with_the_most_memory_come_first() -> None:

@@ -48,14 +48,14 @@ def ring_cache() -> RingCache:
 
 
 def as_user(url: str) -> str:
-    return f"redis://limited:password@{url.rpartition('@')[2]}"
+    return f"{url.partition('//')[0]}//limited:password@{url.rpartition('@')[2]}"
 
 
 @pytest.fixture
 def refused(services: Services) -> Iterator[Callable[[], list[str]]]:
     """Let the settings name users with the documented rights; a function returns what they were refused."""
     site = documented_rights("site", shop=caches["default"].key_prefix)
-    nodes = [(url, site) for url in services.ring_urls]
+    nodes = [(url, site) for url in services.ring_servers]
     nodes += [(url, documented_rights("queue")) for url in services.queue_urls]
     ring = settings.CACHES["default"] | {"LOCATION": list(map(as_user, services.ring_urls))}
     behind = {"nodes": list(map(as_user, services.queue_urls)), "partitions": 1, "durability": "fsync"}
@@ -129,7 +129,7 @@ def test_a_user_with_a_prefix_that_may_not_run_scripts_is_refused(
     services: Services, refused: Callable[[], list[str]]
 ) -> None:
     """It may write no key but its own, so a node that refuses another key does not show what it may write."""
-    for url in services.ring_urls:
+    for url in services.ring_servers:
         with redis.Redis.from_url(url.partition("?")[0]) as admin:
             rights = ["reset", "on", ">password", "~site:*", "+@all", "-@scripting"]
             admin.execute_command("ACL", "SETUSER", "limited", *rights)

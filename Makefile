@@ -60,6 +60,7 @@ lint: $(STAMP)  ## Check style, types, layers, spelling and plain language
 	@$(BIN)/typos
 	@$(BIN)/python -m docs.plain_language
 
+# RING=cluster make test, or conformance: on a cluster instead of a ring of three nodes
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)
 

@@ -128,9 +128,9 @@ class Services:
         return [self.node_url(name) for name in self._queue]
 
     @property
-    def server_urls(self) -> list[str]:
-        """The URLs of the servers of the ring and of the queue, each for itself."""
-        return [self.node_url(name) for name in (*self._ring, *self._queue)]
+    def ring_servers(self) -> list[str]:
+        """The URL of each server of the ring, or of the cluster."""
+        return [self.node_url(name) for name in self._ring]
 
     @property
     def broker_url(self) -> str | None:

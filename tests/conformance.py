@@ -1,9 +1,8 @@
 """Runs Django's own cache tests, unmodified, on a ring of three real nodes, or on a cluster.
 
-``make conformance``, or ``make conformance ARGS=--cluster``: fetches the source distribution of the
+``make conformance``, or ``RING=cluster make conformance``: fetches the source distribution of the
 installed Django with pip, takes ``BaseCacheTests`` from its ``tests/cache/tests.py`` and runs it against
-RingCache.
-The two tests of culling are left out, as Django leaves them out for its Redis backend:
+RingCache. The two tests of culling are left out, as Django leaves them out for its Redis backend:
 how much a node keeps is the node's own affair.
 """
 
@@ -15,12 +14,12 @@ import sys
 import tarfile
 import unittest
 from pathlib import Path
-from typing import Literal
 
 import django
 from django.conf import settings
 
 from cacheproject.services import Services
+from tests.fix_services import ring_of_tests
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "django"
 
@@ -65,9 +64,8 @@ def suite() -> unittest.TestSuite:
 
 def main() -> None:
     """Run them and exit with 0 if all pass."""
-    ring: int | Literal["cluster"] = "cluster" if "--cluster" in sys.argv[1:] else 3
     sys.path.insert(0, str(django_tests()))
-    with Services(ring=ring, queue=0, postgres=False) as services:
+    with Services(ring=ring_of_tests(), queue=0, postgres=False) as services:
         os.environ.update(services.env())
         settings.configure(
             SECRET_KEY="conformance",

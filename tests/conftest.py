@@ -22,6 +22,7 @@ from cachebackend.node import Node, blocking, multiplexed
 from cachebackend.node.translate import pack_command
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
+from tests.fix_services import ring_of_tests
 
 TESTS = Path(__file__).resolve().parent
 #: The function itself, which ``prefix_of_settings`` replaces.
@@ -64,9 +65,11 @@ def unbatched_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs Postgres if the database is another one."""
+    """Skip a test that needs Postgres if the database is another one, or a ring of nodes on a cluster."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
+    if item.get_closest_marker("ring_of_nodes") and ring_of_tests() == "cluster":
+        pytest.skip("is about single nodes, or about a ring that changes")
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +137,7 @@ def ring_cache(empty_nodes: None) -> RingCache:
 @pytest.fixture(scope="session")
 def compares_and_sets(services: Services) -> bool:
     """Return whether the nodes support ``SET … IFEQ``: Valkey from 8.1, Redis from 8.4."""
-    for url in services.server_urls:
+    for url in services.ring_servers:
         with redis.Redis.from_url(url.partition("?")[0]) as ring_node:
             try:
                 ring_node.execute_command("SET", "compares-and-sets", "", "IFEQ", "")

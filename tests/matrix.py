@@ -104,6 +104,7 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
             if _can_queue(version):
                 environment["VALKEY_SERVER"] = str(server)
             yield Cell(ours, version, postgres, NODES, environment)
+    yield Cell(ours, f"a cluster of {valkey}", postgres, DATABASES, {"RING": "cluster"})
     for folder in postgres_folders(left_out):
         if (version := postgres_version(folder)) != postgres:
             yield Cell(ours, valkey, version, DATABASES, {"POSTGRES_BIN": str(folder)}, conforms=False)
@@ -174,8 +175,9 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
         "",
         "Each Python runs " + ", ".join(f"`{each}`" for each in LIBRARY) + ";",
         "other nodes run " + " and ".join(f"`{each}`" for each in NODES) + ", and are the queue",
-        "nodes and the broker, too, if they are Valkey or at least Redis 7.2; another Postgres, a pool and",
-        "pgbouncer (in transaction mode) run `tests/integration`, and so do SQLite and MariaDB (by PyMySQL),",
+        "nodes and the broker, too, if they are Valkey or at least Redis 7.2; a cluster of three primaries",
+        "and three replicas, another Postgres, a pool and pgbouncer (in transaction mode) run",
+        "`tests/integration`, and so do SQLite and MariaDB (by PyMySQL),",
         "except for write-behind and triggers, which need Postgres. All other tests exercise code that does",
         "not depend on any of these; `make test` runs them. What each environment needs, and what does not",
         "work there: [production](production.md#what-is-supported).",

@@ -76,6 +76,7 @@ def staff(*permissions: str) -> Client:
 
 
 @pytest.mark.usefixtures("worker")
+@pytest.mark.ring_of_nodes
 def test_the_page_says_that_all_is_well(client: Client, url: str, ring_cache: RingCache) -> None:
     """And shows each node, in the ring and in the table."""
     page = client.get(url).content.decode()
@@ -85,6 +86,7 @@ def test_the_page_says_that_all_is_well(client: Client, url: str, ring_cache: Ri
     assert all(f'data-node="{name}"' in page for name in ("ring-a", "ring-b", "ring-c"))
 
 
+@pytest.mark.ring_of_nodes
 def test_it_stays_up_and_says_what_does_not_answer(
     client: Client, url: str, ring_cache: RingCache, services: Services
 ) -> None:
@@ -102,6 +104,7 @@ def test_it_stays_up_and_says_what_does_not_answer(
     assert page.count('class="arc up"') == 2
 
 
+@pytest.mark.ring_of_nodes
 def test_a_dead_node_comes_first_with_its_time(
     client: Client, url: str, ring_cache: RingCache, services: Services
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_worker_that_does_not_run_is_a_fault_with_its_time(
     assert f"{message.format('tick does')}{SINCE}{moment(then)[:8]} (5 min ago)" in page
 
 
+@pytest.mark.ring_of_nodes
 def test_a_large_ring_is_folded(client: Client, url: str, services: Services, settings: Any) -> None:
     """Nodes that are up are in a closed box; the gutter's nodes are there too, and own no slots."""
     server = services.ring_urls[0].rpartition("/")[0]
@@ -313,6 +317,7 @@ def test_the_forms_work_with_the_numbers_of_another_language(
     assert ring_cache.get("k", version=1_234_567) is None
 
 
+@pytest.mark.ring_of_nodes
 def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cache: RingCache) -> None:
     """A value misses whose tag was deleted: a text, a model or a row. The keys of other nodes stay."""
     assert ring_cache.get_or_set("k", lambda: 1, 100, tags=["t"]) == 1
@@ -333,6 +338,7 @@ def test_a_tag_is_deleted_and_a_node_cleared(client: Client, act: str, ring_cach
 
 @pytest.mark.hangs
 @pytest.mark.parametrize("action", ["delete_key", "delete_tag"])
+@pytest.mark.ring_of_nodes
 def test_a_delete_that_a_node_missed_is_said_to_be_pending(
     client: Client, act: str, ring_cache: RingCache, services: Services, action: str
 ) -> None:
@@ -353,6 +359,7 @@ def test_a_delete_that_a_node_missed_is_said_to_be_pending(
 
 
 @pytest.mark.hangs
+@pytest.mark.ring_of_nodes
 def test_a_node_that_was_not_cleared_is_an_error(
     client: Client, act: str, ring_cache: RingCache, services: Services
 ) -> None:
@@ -367,6 +374,7 @@ def test_a_node_that_was_not_cleared_is_an_error(
     assert not LogEntry.objects.exists()
 
 
+@pytest.mark.ring_of_nodes
 def test_a_node_that_does_not_exist_is_refused(client: Client, act: str, ring_cache: RingCache) -> None:
     """The message names the nodes that exist; no confirmation is asked for."""
     asked = {"action": "clear_node", "alias": "default", "target": "no-such"}
@@ -403,6 +411,7 @@ def test_a_version_that_is_no_number_is_refused(client: Client, act: str) -> Non
     assert "The version is wrong: Enter a whole number." in page
 
 
+@pytest.mark.ring_of_nodes
 def test_the_fault_of_pending_deletes_names_the_dead_node(
     client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

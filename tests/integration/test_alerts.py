@@ -99,6 +99,7 @@ class TestIncidents:
         drain_all()
         fires([before, during(600)])
 
+    @pytest.mark.ring_of_nodes
     def test_a_ring_node_that_is_killed_and_restarted(
         self, fires: Fires, ring_cache: RingCache, services: Services
     ) -> None:
@@ -163,6 +164,7 @@ class TestIncidents:
         step.samples['ringcache_queue_node_file_written{node="queue-a"}'] = 0  # type: ignore[index]
         fires([before, step], "RingcacheQueueNodeDisk")
 
+    @pytest.mark.ring_of_nodes
     def test_a_process_that_differs_and_does_not_reach_a_node(self, fires: Fires) -> None:
         """As ``monitoring.processes`` finds it: the process that is scraped reaches the node."""
         before, step = well(), during()

@@ -138,6 +138,7 @@ def test_a_cancelled_task_does_not_shift_the_replies_of_others(ring_cache: RingC
     assert [value for number, value in enumerate(outcome) if number % 3] == [n for n in range(100) if n % 3]
 
 
+@pytest.mark.ring_of_nodes
 def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Services) -> None:
     """The broken connections are closed at the first failure, which costs a miss."""
     ring_cache.set_many({f"k{number}": number for number in range(30)})
@@ -148,6 +149,7 @@ def test_a_restarted_node_is_used_again(ring_cache: RingCache, services: Service
 
 
 @pytest.mark.hangs
+@pytest.mark.ring_of_nodes
 def test_a_node_that_hangs_costs_a_timeout_and_no_hits_of_other_nodes(
     ring_cache: RingCache, services: Services
 ) -> None:

@@ -292,6 +292,7 @@ def exit_code_of_a_child_with_sigterm_at(line: int, cache: RingCache) -> int:
 # Nodes that are down, or refuse
 
 
+@pytest.mark.ring_of_nodes
 def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) -> None:
     """Each minute is on two nodes; only while both are dead it is unknown, and the page says so."""
     names = ring_cache.client.ring.names
@@ -309,6 +310,7 @@ def test_a_dead_node_hides_nothing(ring_cache: RingCache, services: Services) ->
     assert f"{fault}the sums do not include them." in faults
 
 
+@pytest.mark.ring_of_nodes
 def test_a_total_never_falls_because_a_node_is_away_or_was_emptied(
     ring_cache: RingCache, services: Services
 ) -> None:
@@ -328,6 +330,7 @@ def test_a_total_never_falls_because_a_node_is_away_or_was_emptied(
     assert total_counts("default").misses == before[0].misses + 1
 
 
+@pytest.mark.ring_of_nodes
 def test_minutes_that_were_lost_with_all_nodes_are_gaps(ring_cache: RingCache, services: Services) -> None:
     """The chart shows no zeros for the time before; that is not a fault. The present minute is known."""
     ring_cache.get("k")
@@ -343,6 +346,7 @@ def test_minutes_that_were_lost_with_all_nodes_are_gaps(ring_cache: RingCache, s
     assert figures.faults == []
 
 
+@pytest.mark.ring_of_nodes
 def test_counts_that_could_not_be_published_are_published_later(
     ring_cache: RingCache, services: Services
 ) -> None:
@@ -422,6 +426,7 @@ def test_the_times_of_drains_are_published() -> None:
 # Periodic tasks
 
 
+@pytest.mark.ring_of_nodes
 def test_the_periodic_tasks_record_when_they_ran(ring_cache: RingCache, services: Services) -> None:
     """A dead node does not hide it: the times are on two nodes."""
     from cachebackend.tasks import tick
@@ -446,6 +451,7 @@ def test_an_impossible_time_is_ignored(ring_cache: RingCache) -> None:
     assert last_runs() == {}
 
 
+@pytest.mark.ring_of_nodes
 def test_times_that_cannot_be_read_are_an_error(ring_cache: RingCache, services: Services) -> None:
     """They do not look like tasks that never ran; a task that cannot record its run runs all the same."""
     with killed(services, ring_cache, *ring_cache.client.ring.names):

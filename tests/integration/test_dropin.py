@@ -151,6 +151,7 @@ def test_a_lock_and_a_value_of_one_name_do_not_affect_each_other(ring_cache: Rin
     assert not any(ring_cache.lock(f"job{turn}", timeout=10).acquire(blocking=False) for turn in range(20))
 
 
+@pytest.mark.ring_of_nodes
 def test_a_client_is_of_the_node_that_owns_the_key(ring_cache: RingCache) -> None:
     """For commands that the cache has no method for."""
     ring_cache.set("k", 5)
@@ -216,6 +217,7 @@ def test_settings_that_only_django_redis_reads_are_reported(settings: Any) -> No
         assert check_peer_settings() == []
 
 
+@pytest.mark.ring_of_nodes
 def test_a_ring_of_one_node_works(services: Services, settings: Any) -> None:
     """Every method works on it."""
     block = settings.CACHES["default"] | {"LOCATION": services.ring_urls[:1]}

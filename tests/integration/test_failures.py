@@ -38,6 +38,7 @@ from tests.integration.held_node import (
 )
 
 pytestmark = [
+    pytest.mark.ring_of_nodes,
     pytest.mark.hangs,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),

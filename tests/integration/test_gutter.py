@@ -18,6 +18,7 @@ from cacheproject.demo.models import Article
 from cacheproject.services import Services
 
 pytestmark = [
+    pytest.mark.ring_of_nodes,
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("empty_nodes"),
 ]

@@ -12,7 +12,7 @@ from cachebackend import RingCache
 from cachebackend.protocol.ring.clear import delete_misplaced
 from cacheproject.services import Services
 
-pytestmark = pytest.mark.usefixtures("empty_nodes")
+pytestmark = [pytest.mark.ring_of_nodes, pytest.mark.usefixtures("empty_nodes")]
 KEYS = {f"k{n}": n for n in range(60)}
 CacheOf = Callable[..., RingCache]
 

@@ -145,6 +145,7 @@ def test_an_interrupted_handshake_leaves_no_connection(cache: RingCache, service
 
 # Python's own start of a thread, interrupted, lets the thread fail before it calls our function
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.ring_of_nodes
 def test_a_node_whose_probe_is_interrupted_comes_back(cache: RingCache) -> None:
     """From any place where the caller that starts its probe may be interrupted."""
     key = next(key for key in KEYS if owner(cache, key).name == NODE)

@@ -44,6 +44,7 @@ from tests.threadless import threadless
 from tests.waits import wait_for_threads
 
 pytestmark = [
+    pytest.mark.ring_of_nodes,
     pytest.mark.hangs,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),

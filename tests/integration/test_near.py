@@ -38,10 +38,15 @@ def cache() -> Iterator[RingCache]:
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
         cache = caches.create_connection("default")
         assert isinstance(cache, RingCache)
-        cache.get("first")  # the first read opens the tracking connections
-        wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
+        # A read opens the tracking connections to the nodes that are known
+        wait_until(lambda: cache.get("first") is None and is_tracked(cache))
         yield cache
         cache.client.close()
+
+
+def is_tracked(cache: RingCache) -> bool:
+    """Return whether the tracking connections of all nodes are open; those of a cluster count as one."""
+    return len(near_of(cache).tracked_nodes) == (3 if cache.client.cluster is None else 1)
 
 
 def near_of(cache: RingCache) -> NearCache:
@@ -52,11 +57,11 @@ def near_of(cache: RingCache) -> NearCache:
 
 def elsewhere(cache: RingCache, *command: Any) -> Any:
     """Send a command to the key's node from another client."""
-    import redis
-
-    node = cache.client.nodes[cache.client.ring.owner(command[1])]
-    with redis.Redis.from_url(node.address.url) as other:
+    other = cache.client.redis(command[1])
+    try:
         return other.execute_command(*command)
+    finally:
+        other.close()
 
 
 def near_hits(cache: RingCache) -> int:
@@ -215,6 +220,7 @@ def test_a_reply_that_an_invalidation_overtook_is_not_copied(
     assert cache.get("k") == 7
 
 
+@pytest.mark.ring_of_nodes
 def test_the_copies_of_a_node_that_is_down_are_dropped(cache: RingCache, services: Services) -> None:
     """No copies of it are stored until its tracking connection is open again."""
     cache.set("k", {"a": 1})
@@ -226,7 +232,7 @@ def test_the_copies_of_a_node_that_is_down_are_dropped(cache: RingCache, service
         assert near_of(cache).get(cache.key_bytes("k"), cache.client.context.codec.decode) is MISS
     finally:
         services.restart(name)
-    wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
+    wait_until(lambda: is_tracked(cache))
 
 
 def test_a_flush_of_the_node_drops_all(cache: RingCache) -> None:
@@ -314,7 +320,7 @@ def test_a_process_without_threads_reads_from_the_nodes(cache: RingCache) -> Non
         assert cache.get("k") == 1
         assert cache.get_many(["k"]) == {"k": 1}
     assert cache.get("absent") is None
-    wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
+    wait_until(lambda: is_tracked(cache))
 
 
 def _in_a_coroutine(cache: RingCache, load: Callable[[], Any]) -> Any:
@@ -414,7 +420,7 @@ def test_an_interrupted_read_leaves_one_tracking_connection_for_each_node(cache:
 
     def check() -> None:
         cache.get("k")
-        wait_until(lambda: len(near_of(cache).tracked_nodes) == 3)
+        wait_until(lambda: is_tracked(cache))
 
     swallowed = interrupted_everywhere(begin_again, check, 3)
     assert [place for place in swallowed if not place.startswith("redis/")] == []

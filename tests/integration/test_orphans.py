@@ -10,7 +10,10 @@ from cacheproject.services import Services
 from tests.integration import held_node
 from tests.integration.held_node import NODE, Probes, owner
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "lite"])  # for the replay
+pytestmark = [
+    pytest.mark.ring_of_nodes,
+    pytest.mark.django_db(transaction=True, databases=["default", "lite"]),  # for the replay
+]
 probes, cache = held_node.probes, held_node.cache
 
 

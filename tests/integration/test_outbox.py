@@ -135,6 +135,7 @@ def test_a_rolled_back_transaction_leaves_no_outbox_row(article: Article) -> Non
 
 
 @pytest.mark.hangs
+@pytest.mark.ring_of_nodes
 def test_the_delete_of_a_node_that_is_down_stays_pending(article: Article, services: Services) -> None:
     """The write succeeds; the outbox row remains until the node confirms."""
     keys = Article.cached.keys_of([{"pk": article.pk}], "default")
@@ -158,6 +159,7 @@ def test_the_delete_of_a_node_that_is_down_stays_pending(article: Article, servi
 
 
 @pytest.mark.hangs
+@pytest.mark.ring_of_nodes
 def test_rows_of_a_node_that_is_down_do_not_delay_others(
     ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from cachebackend.writebehind.running_drains import running
 from cacheproject.services import Services
 
 pytestmark = [
+    pytest.mark.ring_of_nodes,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]

@@ -55,6 +55,7 @@ def samples(client: Client) -> dict[str, float]:
     }
 
 
+@pytest.mark.ring_of_nodes
 def test_every_counter_is_exported(ring_cache: RingCache, client: Client) -> None:
     """With its total, which never falls; and what each node received and sent."""
     ring_cache.set("k", 1)
@@ -74,6 +75,7 @@ def test_every_counter_is_exported(ring_cache: RingCache, client: Client) -> Non
     )  # the value, and the hashes of counts
 
 
+@pytest.mark.ring_of_nodes
 def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, services: Services) -> None:
     """The figures of other nodes stay, and so do all counts: each total is on two nodes."""
     ring_cache.get("k")
@@ -94,6 +96,7 @@ def test_a_dead_node_has_a_sample(ring_cache: RingCache, client: Client, service
 
 
 @pytest.mark.usefixtures("ring_cache")
+@pytest.mark.ring_of_nodes
 def test_a_figure_that_is_no_number_has_no_sample(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The metrics, the page and the doctor show the rest."""
     fields = ["maxmemory", "used_memory", "keyspace_hits", "evicted_keys", "total_net_input_bytes"]

@@ -409,6 +409,7 @@ def pending_change(poem: Poem, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+@pytest.mark.ring_of_nodes
 def test_a_node_that_returns_gets_the_deletes_of_tags_of_pending_changes(
     results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +457,7 @@ def test_the_relay_reads_a_change_of_many_rows(
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])
+@pytest.mark.ring_of_nodes
 def test_a_node_is_cleared_if_another_one_does_not_return_its_shards(
     results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_the_page_lists_forms_and_what_is_not_cached(author: Author, admin_clien
     assert "Now() has another value each time that the query runs" in page
 
 
+@pytest.mark.ring_of_nodes
 def test_the_page_stays_up_without_the_nodes_of_the_counts(
     author: Author, admin_client: Client, services: Services
 ) -> None:

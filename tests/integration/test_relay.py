@@ -66,6 +66,7 @@ def test_a_run_continues_where_the_last_one_stopped(ring_cache: RingCache) -> No
 
 @pytest.mark.hangs
 @pytest.mark.usefixtures("pages_of_two")
+@pytest.mark.ring_of_nodes
 def test_rows_that_remain_do_not_keep_a_run_from_the_rows_behind_them(
     ring_cache: RingCache, services: Services
 ) -> None:

@@ -25,6 +25,7 @@ from cachebackend.protocol.ring import write as write_module
 from cacheproject.services import Services
 
 pytestmark = [
+    pytest.mark.ring_of_nodes,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]

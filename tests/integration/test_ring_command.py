@@ -54,6 +54,7 @@ def command(*words: str, code: int = 0) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.ring_of_nodes
 def test_status_shows_each_node(services: Services) -> None:
     """It exits with 1 while one is down."""
     report = command("status", "--alias", "default")["aliases"]["default"]
@@ -79,6 +80,7 @@ def test_status_shows_each_node(services: Services) -> None:
     )
 
 
+@pytest.mark.ring_of_nodes
 def test_status_shows_that_a_node_missed_deletes(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_an_intent_that_the_relay_would_have_deleted_is_a_missed_delete(
     assert {each["node"]: each["owed"] for each in report if each["owed"]} == ({owner: 1} if expected else {})
 
 
+@pytest.mark.ring_of_nodes
 def test_status_calls_a_healthy_node_up_while_another_is_down(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +150,7 @@ def two_aliases(settings: Any, services: Services) -> Iterator[RingCache]:
 
 
 @pytest.mark.parametrize("words", [(), ("--alias", "other")])
+@pytest.mark.ring_of_nodes
 def test_status_calls_the_nodes_of_one_alias_up_while_another_alias_has_a_dead_node(
     two_aliases: RingCache, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -219,6 +223,7 @@ def test_owner_shows_the_node_of_a_key_and_its_record(ring_cache: RingCache) -> 
     assert command("owner", "other")["holds"] == "nothing"
 
 
+@pytest.mark.ring_of_nodes
 def test_plan_says_how_many_keys_move(ring_cache: RingCache) -> None:
     """A fourth node takes its quarter, and nothing else moves."""
     urls = [node.address.setting for node in ring_cache.client.nodes]
@@ -259,6 +264,7 @@ def test_the_alias_may_come_before_the_action(ring_cache: RingCache) -> None:
         call_command("ring", "--alias", "x", "status")
 
 
+@pytest.mark.ring_of_nodes
 def test_plan_prints_the_settings_of_each_deploy(ring_cache: RingCache, services: Services) -> None:
     """Pasted below CACHES they change the ring, deploy by deploy; they hold no password."""
     old = services.ring_urls
@@ -287,6 +293,7 @@ def name_of(node: NodeAddress) -> str:
     return node.name
 
 
+@pytest.mark.ring_of_nodes
 def test_plan_counts_the_keys_of_a_server_that_is_replaced_under_its_name(ring_cache: RingCache) -> None:
     """All of its keys move. To rename a server is refused."""
     urls = [node.address.setting for node in ring_cache.client.nodes]
@@ -308,6 +315,7 @@ def changing(settings: Any, services: Services) -> Iterator[RingCache]:
         yield cache
 
 
+@pytest.mark.ring_of_nodes
 def test_status_shows_the_nodes_beside_the_ring(changing: RingCache, services: Services) -> None:
     """Their role is shown instead of a share; doctor checks them too."""
     report = command("status", "--alias", "default")["aliases"]["default"]
@@ -327,6 +335,7 @@ def test_status_shows_the_nodes_beside_the_ring(changing: RingCache, services: S
     assert "node 'ring-c' refuses writes when it is full" in fault
 
 
+@pytest.mark.ring_of_nodes
 def test_doctor_compares_the_nodes_of_the_ring_with_the_settings(settings: Any, services: Services) -> None:
     """Nodes that join it, and those of its gutter, are set up apart."""
     a, b, c = services.ring_urls
@@ -341,6 +350,7 @@ def test_doctor_compares_the_nodes_of_the_ring_with_the_settings(settings: Any, 
 
 
 @pytest.mark.parametrize("words", [("cleanup",), ("cleanup", "--yes")])
+@pytest.mark.ring_of_nodes
 def test_cleanup_is_refused_during_a_ring_change(changing: RingCache, words: tuple[str, ...]) -> None:
     """The change reads keys from nodes that do not own them."""
     with pytest.raises(
@@ -362,6 +372,7 @@ def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
     assert "set allkeys-lfu" in fault
 
 
+@pytest.mark.ring_of_nodes
 def test_doctor_finds_nodes_that_evict_by_different_policies(ring_cache: RingCache) -> None:
     """Each of them alone is set up well."""
     node = ring_cache.client.nodes[0]
@@ -373,6 +384,7 @@ def test_doctor_finds_nodes_that_evict_by_different_policies(ring_cache: RingCac
     assert "the nodes evict by different policies ('ring-a' allkeys-lru, 'ring-b' allkeys-lfu" in fault
 
 
+@pytest.mark.ring_of_nodes
 def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Services) -> None:
     """No worker runs, and a node is down: each once, with what to do."""
     services.kill("ring-b")
@@ -387,6 +399,7 @@ def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Service
     assert sum("ring-b" in fault for fault in faults) == 1
 
 
+@pytest.mark.ring_of_nodes
 def test_cleanup_warns_when_processes_have_other_settings(
     ring_cache: RingCache, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +423,7 @@ def test_tables_fit_a_terminal_of_80_columns(ring_cache: RingCache, words: tuple
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
+@pytest.mark.ring_of_nodes
 def test_cleanup_deletes_what_nodes_do_not_own(ring_cache: RingCache) -> None:
     """After a ring change; without ``--yes`` it only counts them."""
     ring_cache.set_many({f"k{n}": n for n in range(30)})
@@ -436,6 +450,7 @@ def test_configure_says_that_there_is_nothing_to_set() -> None:
     assert out.getvalue() == "default: OPTIONS['eviction'] is not set, so there is nothing to configure\n"
 
 
+@pytest.mark.ring_of_nodes
 def test_configure_reports_a_node_that_does_not_answer(settings: Any, services: Services) -> None:
     """Its settings are unknown."""
     block = settings.CACHES["default"]
@@ -452,6 +467,7 @@ def test_configure_reports_a_node_that_does_not_answer(settings: Any, services: 
     assert "ring-b" in report["unseen"]["default"][0]
 
 
+@pytest.mark.ring_of_nodes
 def test_configure_sets_the_nodes_as_in_the_settings(settings: Any) -> None:
     """Without ``--yes`` it lists the differences and exits with 1; doctor reports them too."""
     block = settings.CACHES["default"]

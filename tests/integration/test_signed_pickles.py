@@ -110,6 +110,7 @@ def test_a_record_of_another_key_is_not_moved(cache: RingCache) -> None:
     assert cache.get("k", version=2) is None
 
 
+@pytest.mark.ring_of_nodes
 def test_a_ring_that_changes_keeps_signed_values(services: Services) -> None:
     """A miss copies the record from the old owner to the new one, under the same key."""
     old, new = services.ring_urls[:2], services.ring_urls

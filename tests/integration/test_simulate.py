@@ -83,6 +83,7 @@ def test_the_reads_of_the_site_can_be_simulated(ring_cache: RingCache) -> None:
 
 
 @pytest.mark.hangs
+@pytest.mark.ring_of_nodes
 def test_a_node_that_does_not_answer_is_an_error(ring_cache: RingCache, services: Services) -> None:
     """The message names it."""
     services.stop("ring-b")

@@ -209,6 +209,7 @@ def test_delete_has_the_same_result_both_ways(cache: RingCache, record_name: str
 
 
 @pytest.mark.parametrize("how", ["miss", "raise"])
+@pytest.mark.ring_of_nodes
 def test_a_node_that_is_down_has_the_same_result_both_ways(
     services: Services, empty_nodes: None, how: str
 ) -> None:

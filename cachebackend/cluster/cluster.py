@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,7 +19,7 @@ from weakref import WeakSet
 from cachebackend.clock import Clock
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import QUESTIONS, Shard, Topology, read_topology
+from cachebackend.cluster.topology import QUESTIONS, Server, Shard, Topology, read_topology
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import RedirectedError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -27,7 +28,7 @@ from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
-from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot
+from cachebackend.ring import ClusterRing, cluster_slot
 from cachebackend.threads import is_thread_refused, start_thread
 
 __all__ = ["Cluster", "Rehome"]
@@ -213,15 +214,15 @@ class Cluster:
         4. probe     replays the delete to B, which serves reads from now on
         """
         with self._table_lock:
-            former = [self.ring.owner_of_slot(slot) for slot in range(CLUSTER_SLOTS)]
-            owners = list(former)
+            former, owners = self.ring.owners, self.ring.owners
             for index, shard in self._indexed(topology.shards):
                 self.shards[index].become(shard)
                 for server in (shard.primary, *shard.replicas):
                     self._shard_of[server.id] = index
                 for first, last in shard.slots:
-                    owners[first : last + 1] = [index] * (last + 1 - first)
-            moves = {(old, new) for old, new in zip(former, owners, strict=True) if old != new}
+                    owners[first : last + 1] = array("H", [index]) * (last + 1 - first)
+            changes = set(zip(former, owners, strict=True)) if former != owners else ()
+            moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes])
@@ -232,8 +233,7 @@ class Cluster:
 
     def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
         """Return each shard with its index: that of a node with the same servers, or a new one."""
-        index_of = {node.server.id: index for index, node in self.shards.items() if node.server is not None}
-        found = [(index_of.get(shard.primary.id), shard) for shard in shards]
+        found = [(self._index_of(shard.primary), shard) for shard in shards]
         taken = {index for index, _ in found if index is not None}
         indexed: list[tuple[int, Shard]] = []
         for known, shard in found:
@@ -244,6 +244,14 @@ class Cluster:
             taken.add(index)
             indexed.append((index, shard))
         return indexed
+
+    def _index_of(self, primary: Server) -> int | None:
+        """Return the index of the shard with this primary, whose ID may not have been known until now."""
+        for index, node in self.shards.items():
+            server = node.server
+            if server is not None and (server.id == primary.id or server == primary._replace(id="")):
+                return index
+        return None
 
     def _free_index(self, taken: set[int]) -> int:
         first, shard = next(iter(self.shards.items()))
@@ -273,12 +281,32 @@ class Cluster:
 
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
-        host = redirection.host or (asked.server.host if asked.server is not None else "")
-        address = self._address_map(host, redirection.port)
+        address = self._address_of(asked, redirection)
         for index, node in self.shards.items():
             if node.server is not None and (node.server.host, node.server.port) == address:
                 return index
         return None
+
+    def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
+        """Return the index of a new shard for a server that owns no slot yet; None: it is a replica.
+
+        A replica that was promoted is asked after the topology has it as a primary: until then it has not got
+        the deletes that the old primary has missed.
+        """
+        server = Server("", *self._address_of(asked, redirection))
+        if any(server[1:] == replica[1:] for shard in self.shards.values() for replica in shard.replicas):
+            return None
+        with self._table_lock:
+            index = self.target(asked, redirection)  # another thread may have added it
+            if index is None:
+                index = self._add_node()
+                self.shards[index].become(Shard(server, (), ()))
+                self.ring.names = tuple(node.name for node in self.nodes)
+        return index
+
+    def _address_of(self, asked: ShardNode, redirection: RedirectedError) -> tuple[str, int]:
+        host = redirection.host or (asked.server.host if asked.server is not None else "")
+        return self._address_map(host, redirection.port)
 
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""

@@ -45,6 +45,10 @@ class Table(Protocol):
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
         ...
 
+    def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
+        """Return the index of a new shard for a server that owns no slot yet; None: it is a replica."""
+        ...
+
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot."""
         ...
@@ -101,6 +105,8 @@ def _groups(table: Table, asked: ShardNode, replies: list[Reply]) -> _Groups:
         if not isinstance(reply, RedirectedError):
             continue
         index = table.target(asked, reply)
+        if index is None and not reply.is_moved:
+            index = table.add_target(asked, reply)
         if index is None:
             replies[position] = _failure("redirected a command to a server that its table does not have")
             continue

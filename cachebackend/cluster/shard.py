@@ -127,7 +127,7 @@ class ShardNode(Node):
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()
-        if former is None or self.breaker is None:
+        if former is None or not former.id or self.breaker is None:
             self._served = self.server
         else:
             self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")

@@ -20,7 +20,7 @@ class Server(NamedTuple):
     """One server of a cluster.
 
     Attributes:
-        id: Its ID, which stays the same when its address changes.
+        id: Its ID, which stays the same when its address changes; empty: it is not known yet.
         host: Its host, as this process reaches it.
         port: Its port.
     """

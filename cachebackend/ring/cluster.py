@@ -73,6 +73,11 @@ class ClusterRing:
         """Return the index of the node that owns a slot."""
         return self._owners[slot]
 
+    @property
+    def owners(self) -> array[int]:
+        """The index of each slot's owner, in a new array."""
+        return self._owners[:]
+
     def set_owner(self, slot: int, node: int) -> None:
         """Give a slot to a node."""
         self._owners[slot] = node

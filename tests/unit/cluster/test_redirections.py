@@ -105,3 +105,31 @@ def test_a_redirection_without_a_host_means_the_host_that_was_asked(
     answers = Answers(monkeypatch, [b"1"])
     assert follow(cluster, [RedirectedError.read("MOVED 5061 :7001")]) == [b"1"]
     assert answers.sent == [("a.test:7001", [GET])]
+
+
+def test_a_primary_that_gets_its_first_slot_is_asked(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table does not name it before it owns a slot; then it is the same shard, and is not ejected."""
+    monkeypatch.setattr(cluster, "reload", lambda: None)
+    answers = Answers(monkeypatch, [b"OK", b"1"], [b"OK", b"1"])
+    for _ in range(2):
+        assert follow(cluster, [RedirectedError.read("ASK 5061 e.test:7000")]) == [b"1"]
+    assert answers.sent == [("e.test:7000", [(b"ASKING",), GET])] * 2
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, HALF)]), (E, [], [(HALF + 1, HIGH[1])])))
+    assert [shard.name for shard in cluster.shards.values()] == ["a.test:7000", "b.test:7000", "e.test:7000"]
+    assert cluster.ring.owner_of_slot(HIGH[1]) == 2
+    breaker = cluster.shards[2].breaker
+    assert breaker is not None
+    assert not breaker.is_open
+
+
+def test_a_replica_that_the_table_has_not_as_a_primary_is_not_asked(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was promoted, and has not got the deletes yet that the old primary has missed."""
+    monkeypatch.setattr(cluster, "reload", lambda: None)
+    answers = Answers(monkeypatch)
+    [reply] = follow(cluster, [RedirectedError.read("ASK 5061 d.test:7000")])
+    assert isinstance(reply, NodeUnavailableError)
+    assert answers.sent == []

@@ -66,7 +66,8 @@ def _name_position(angle: float) -> tuple[str, str, str]:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
+    """Return the end of a long name: names of servers mostly begin alike."""
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"…{name[1 - MAX_NAME_CHARACTERS :]}"
 
 
 def _arc(angle: float, sweep: float) -> str:

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cachebackend")
 T = TypeVar("T")
-#: The most seconds between two probes of a server of a cluster that does not answer.
-CLUSTER_PROBE_SECONDS = 2.0
+#: The most seconds between two probes of a shard of a cluster: a process that has missed deletes must notice
+#: soon that a replica was promoted, because other processes may read it already.
+CLUSTER_PROBE_SECONDS = 0.25
 
 
 class RingClient(SingleKeyClient):

@@ -6,10 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
+from cachebackend.cluster import ShardNode
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import moment
@@ -42,6 +43,8 @@ class NodeFigures:
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
         index: Its index among the client's nodes.
         evicted_per_second: Keys evicted per second since this process last looked; None if that is not known.
+        slots: How many slots it owns in its cluster; None: it is not a cluster's.
+        replicas: The names of its replicas that the cluster believes to work.
     """
 
     name: str
@@ -54,6 +57,8 @@ class NodeFigures:
     role: str = "ring"
     index: int = 0
     evicted_per_second: float | None = None
+    slots: int | None = None
+    replicas: tuple[str, ...] = ()
 
     @property
     def is_up(self) -> bool:
@@ -129,7 +134,7 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
     indexes = sorted(indexes, key=lambda index: index not in of_ring)
     infos = client.run(protocol.node_infos(client.context, indexes))
     shares = client.ring.shares()
-    return [
+    figures = [
         _figures(
             client.nodes[index],
             info,
@@ -139,6 +144,16 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
         )
         for index, info in zip(indexes, infos, strict=True)
     ]
+    return [_of_shard(client, each) for each in figures]
+
+
+def _of_shard(client: RingClient, figures: NodeFigures) -> NodeFigures:
+    """Return the figures of a node, with slots and replicas if it is a cluster's."""
+    node = client.nodes[figures.index]
+    if not isinstance(node, ShardNode):
+        return figures
+    slots = client.ring.shares()[figures.index] if figures.role == "ring" else None
+    return replace(figures, slots=slots, replicas=tuple(server.name for server in node.replicas))
 
 
 def node_fault(alias: str, node: NodeFigures) -> Fault:

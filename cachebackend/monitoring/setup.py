@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
+from cachebackend.cluster import ShardNode
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS
 
@@ -83,12 +84,23 @@ def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> 
     faults += [f"{alias}: {fault}" for fault in _clock_faults(answers, client.context.clock.now())]
     in_ring = {name: info for name, info in answers.items() if name in client.ring.names}
     faults += [f"{alias}: {fault}" for fault in _policy_faults(in_ring)]
+    faults += [f"{alias}: {fault}" for fault in _replica_faults(client)]
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"
         for each in differences(client, infos)
     ]
     return faults
+
+
+def _replica_faults(client: RingClient) -> Iterator[str]:
+    """Yield a fault for each shard without a replica, if other shards have some, or deletes wait for them."""
+    indexes = [] if client.cluster is None else client.cluster.ring.nodes
+    shards = [node for index in indexes if isinstance(node := client.nodes[index], ShardNode)]
+    if client.context.options.wait_replicas or any(shard.replicas for shard in shards):
+        for shard in shards:
+            if not shard.replicas:
+                yield f"shard {shard.name!r} has no replica that could be promoted if it fails; add one"
 
 
 def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ logger = logging.getLogger("cachebackend")
 UP, EJECTED, REPLAYING = "up", "ejected", "replaying"
 #: This many failures in a row open the breaker.
 FAILURES = 3
-#: Seconds until the first probe.
+#: Seconds until the first probe, unless probes are more frequent.
 FIRST_WAIT = 1.0
 #: The most seconds between two probes.
 MAX_WAIT = 60.0
@@ -80,7 +80,8 @@ class Breaker:
         self._failures = 0
         self._state, self._error, self._ejections = UP, "", 0
         self._since: float | None = None
-        self._wait = FIRST_WAIT
+        self._first_wait = min(FIRST_WAIT, max_wait)
+        self._wait = self._first_wait
         self._probe_at = 0.0
         self._is_probing = False
         self._claim_lost_at = math.inf
@@ -191,7 +192,7 @@ class Breaker:
                 return False
             was_open = self.is_open
             self._failures, self.has_failures, self.is_open = 0, False, False
-            self._wait = FIRST_WAIT
+            self._wait = self._first_wait
             self._is_probing = False
             if was_open:
                 self._state, self._error, self._since = UP, "", self._clock.now()
@@ -212,7 +213,7 @@ class Breaker:
         self.is_open = True
         self._state, self._since, self._error = EJECTED, self._clock.now(), str(error)
         self._ejections += 1
-        self._wait = FIRST_WAIT
+        self._wait = self._first_wait
         self._set_probe()
 
     def _set_probe(self) -> None:

@@ -80,6 +80,7 @@ class ClusterRing:
 
     def set_owner(self, slot: int, node: int) -> None:
         """Give a slot to a node."""
+        self.members.add(node)
         self._owners[slot] = node
 
     def replace(self, owners: Sequence[int], names: Sequence[str]) -> None:

@@ -131,6 +131,11 @@ class Command(UsageActions):
             aliases[alias] = rows
             self.say(f"{alias}: {len(rows)} nodes, as {seen_by()} sees them")
             self.print_table(_COLUMNS, [_cells(row) for row in rows])
+            for node in nodes[alias]:
+                if node.slots is not None:
+                    self.say(
+                        f"{node.name}: {node.slots:,} slots, replicas: {', '.join(node.replicas) or 'none'}"
+                    )
             for row in rows:
                 if row["error"]:
                     self.say(f"{row['node']}: {row['error']}")
@@ -385,6 +390,7 @@ def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, 
         "error": node.error,
         "owed": pending,
         "state": state,
+        **({} if node.slots is None else {"slots": node.slots, "replicas": list(node.replicas)}),
     }
 
 

@@ -30,7 +30,7 @@ def test_a_long_name_is_shortened_beside_its_arc() -> None:
     name = "cache-node-eu-central-1a.example.internal"
     picture = ring_picture([node(name, 1.0)])
     assert f"<title>{name}: up" in picture
-    assert f">{name[: MAX_NAME_CHARACTERS - 1]}…</text>" in picture
+    assert f">…{name[1 - MAX_NAME_CHARACTERS :]}</text>" in picture
 
 
 def test_a_minute_without_a_value_is_a_gap() -> None:

@@ -8,7 +8,8 @@ and ``errors``, and never knows a key or a ring.
 """
 
 from cachebackend.node.breaker import Breaker, NodeState
-from cachebackend.node.node import Exchange, Node, Replay
+from cachebackend.node.node import Node
+from cachebackend.node.probed import Exchange, Replay
 from cachebackend.node.promises import DiskWait, PromiseWait, ReplicaWait
 from cachebackend.node.tracking import Tracking
 

@@ -7,57 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply, is_promise
-from cachebackend.errors import NodeUnavailableError, RingCacheError
+from cachebackend.errors import NodeUnavailableError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import BlockingPool, Connection
-from cachebackend.node.breaker import Breaker
 from cachebackend.node.endpoint import Locator
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.loops import LoopConnections
 from cachebackend.node.multiplexed import MultiplexedConnection
+from cachebackend.node.probed import ProbedNode
 from cachebackend.node.promises import PromiseWait
 from cachebackend.node.translate import CONNECTION_ERRORS, MalformedReplyError, is_timeout, unavailable
 from cachebackend.options import NodeAddress
-from cachebackend.threads import start_thread
 
 if TYPE_CHECKING:
     from cachebackend.node.clients import RedisClient
 
-__all__ = ["Exchange", "Node", "Replay"]
-
-#: Sends commands and returns their replies; raises if one of them is an error.
-Exchange: TypeAlias = Callable[[Sequence[Command]], list[Reply]]
+__all__ = ["Node"]
 
 
-class Replay(Protocol):
-    """Replays the deletes that a node missed, after a probe was answered and before it serves reads."""
-
-    def replay_all(self, exchange: Exchange) -> None:
-        """Replay the deletes that any process has missed; raises the error that prevents it."""
-        ...
-
-    def replay_rest(self, exchange: Exchange) -> None:
-        """Replay the deletes that this process missed since then; raises the error that prevents it."""
-        ...
-
-    def is_complete(self) -> bool:
-        """Return whether this process has no missed delete and no orphan lease of the node now."""
-        ...
-
-    def has_orphans(self) -> bool:
-        """Return whether the node may hold leases that this process has given up."""
-        ...
-
-
-class Node:
+class Node(ProbedNode):
     """One server of a ring.
 
     Args:
@@ -76,21 +50,12 @@ class Node:
         clock: Clock = SYSTEM_CLOCK,
         locator: Locator | None = None,
     ) -> None:
-        self.address = address
-        self.name = address.name
-        #: Identifies the node among processes, which may have different names for it.
-        self.endpoint = address.endpoint
-        #: Ejects the node when it fails; None: the node is never ejected.
-        self.breaker: Breaker | None = None
-        #: Replays missed deletes when the node is back; None: there is nothing to replay.
-        self.replay: Replay | None = None
-        #: Waits until replicas or disks have what the node has promised; None: it counts at once.
-        self.promise_wait: PromiseWait | None = None
-        self._timeout = socket_timeout
         self.handshake = handshake = Handshake(
             address.url, connect_timeout, socket_timeout, address.password, locator
         )
-        self._pool = BlockingPool(handshake, socket_timeout, clock)
+        super().__init__(address, BlockingPool(handshake, socket_timeout, clock), socket_timeout)
+        #: Waits until replicas or disks have what the node has promised; None: it counts at once.
+        self.promise_wait: PromiseWait | None = None
         self._loops = LoopConnections(handshake, socket_timeout)
         _NODES.add(self)
 
@@ -152,28 +117,9 @@ class Node:
             return self._open_and_submit(commands)
         return self._submit(connection, commands)
 
-    def fail(self, reason: str) -> NodeUnavailableError:
-        """Record that the node's replies, each valid, kept an operation in a loop; return our error.
-
-        The node has answered many commands meanwhile, so this one failure ejects it.
-        """
-        failure = NodeUnavailableError(f"node {self.name!r} {reason}")
-        failure.was_sent = True
-        if self.breaker is not None:
-            self.breaker.failed(failure, at_once=True)
-        return failure
-
     def redis(self) -> RedisClient:
         """Return a new redis-py client; it connects when it is first used."""
         return self.handshake.client()
-
-    @property
-    def is_ejected(self) -> bool:
-        """True if the node gets no commands now. Starts its probe if that is due."""
-        if self.breaker is None or not self.breaker.is_open:
-            return False
-        self._ejected_error()
-        return True
 
     def renew_connections(self) -> None:
         """Use new connections from now on; the present ones are closed when their replies have arrived."""
@@ -232,119 +178,6 @@ class Node:
         if breaker is not None and (breaker.has_failures or NodeUnavailableError in map(type, replies)):
             failure = next((reply for reply in replies if reply.__class__ is NodeUnavailableError), None)
             self._record_reply(failure)
-
-    def _record_reply(self, reply: Reply) -> None:
-        """Record a reply in the breaker; one that says that the node cannot serve is a failure."""
-        assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        if not isinstance(reply, NodeUnavailableError):
-            self.breaker.succeeded()
-            self.release_orphans()
-        elif reply.ejects:
-            self.breaker.failed(reply)
-
-    def _ejected_error(self) -> NodeUnavailableError:
-        """Return the reply to a command for an ejected node; start the node's probe if that is due."""
-        assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        if self.breaker.begin_probe():
-            self._start_probe()
-        return NodeUnavailableError(f"node {self.name!r} is ejected: {self.breaker.state.error}")
-
-    def request_replay(self) -> None:
-        """Start a probe in another thread, unless one runs: it replays missed deletes to the node.
-
-        If the node is ejected, its next probe does so.
-        """
-        if self.breaker is not None and self.breaker.begin_probe(early=True):
-            self._start_probe()
-
-    def release_orphans(self) -> None:
-        """Start a probe that releases the leases which this process has given up, if the node answers.
-
-        If the last command failed, the next one that is answered does so.
-        """
-        if self.breaker is None or self.breaker.has_failures or self.breaker.is_open:
-            return
-        if self.replay is not None and self.replay.has_orphans():
-            self.request_replay()
-
-    def _start_probe(self) -> None:
-        assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        try:
-            self._spawn(self._probe)
-        except RuntimeError as error:  # the process cannot start a thread; its caller needs no probe
-            raise_interrupt(error)
-            self.breaker.probe_failed(NodeUnavailableError(f"node {self.name!r} cannot be probed: {error}"))
-
-    @staticmethod
-    def _spawn(probe: Callable[[], None]) -> None:
-        start_thread(threading.Thread(target=probe, name="ringcache-probe", daemon=True))
-
-    def _probe(self) -> None:
-        """Send PING to the node; if it answers, replay missed deletes to it and close the breaker."""
-        assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        connection = None
-        self.breaker.probe_begun()
-        try:
-            self._prepare_probe()
-            connection = self._pool.make()
-            self._check_probe(connection)
-            self.breaker.begin_replay()
-            self._replay_and_close(partial(self._exchange, connection))
-        except BaseException as error:  # noqa: BLE001  # after any error the breaker stays open
-            if connection is not None:
-                connection.close()
-            self.breaker.probe_failed(self._probe_error(error))
-        else:
-            self._pool.release(connection)
-
-    def _prepare_probe(self) -> None:
-        """Find out where to connect, if that may have changed."""
-
-    def _check_probe(self, connection: Connection) -> None:
-        """Check that the node answers.
-
-        Raises:
-            OSError: The connection failed.
-            RingCacheError: The node cannot serve.
-        """
-        self._exchange(connection, [(b"PING",)])
-
-    def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands over a connection and return their replies.
-
-        Raises:
-            OSError: The connection failed.
-            RingCacheError: The node answered one of them with an error.
-        """
-        connection.send(commands)
-        replies = list(connection.replies(commands))
-        for reply in replies:
-            if isinstance(reply, RingCacheError):
-                raise reply
-        return replies
-
-    def _replay_and_close(self, exchange: Exchange) -> None:
-        assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        replay = self.replay
-        if replay is None:
-            self.breaker.close(partial(self._is_replayed, lambda: True))
-            return
-        replay.replay_all(exchange)
-        while not self.breaker.close(partial(self._is_replayed, replay.is_complete)):
-            replay.replay_rest(exchange)
-
-    def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
-        """Return whether the node has got all missed deletes; called in one step with closing the breaker."""
-        return is_complete()
-
-    def _probe_error(self, error: BaseException) -> RingCacheError:
-        """Return our error for a probe that failed, which may have another cause than the node."""
-        if isinstance(error, RingCacheError):
-            return error
-        if isinstance(error, CONNECTION_ERRORS):
-            return unavailable(self.name, error, self._timeout)
-        message = f"node {self.name!r} answers, but its missed deletes cannot be replayed: {error!r}"
-        return NodeUnavailableError(message)
 
     def __repr__(self) -> str:
         return f"Node({self.name!r})"

@@ -37,7 +37,7 @@ ALLOWED = {
     "invalidation/outbox_writer._write": "a thread of its own: signal handlers run in the main thread only",
     "node/handshake.perform": "raises the same error without its frames",
     "node/handshake.perform_async": "raises the same error without its frames",
-    "node/node._probe": "a thread of its own: signal handlers run in the main thread only",
+    "node/probed._probe": "a thread of its own: signal handlers run in the main thread only",
     "node/sentinels.primary": "raises the same error without its frames",
     "node/sentinels.primary_async": "raises the same error without its frames",
     "node/tracking._listen": "a thread of its own: signal handlers run in the main thread only",

@@ -15,6 +15,7 @@ from dataclasses import fields
 from functools import partial
 
 from django.conf import settings
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
@@ -332,6 +333,7 @@ def _meanings(counts: type[Counts | DrainCounts | FormCounts]) -> dict[str, str]
     return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}
 
 
+@transaction.non_atomic_requests
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer a scrape; 403 to a user without the permission, and to a request without the token."""

@@ -73,6 +73,9 @@ WRITE_BEHIND = {
     "nodes": env.list("WRITE_BEHIND_NODES", default=[]),
     "flush_interval": FLUSH_INTERVAL,
 }
+#: The token of the status page, which needs no database; without one there is no page.
+STATUS_TOKEN = env.str("RING_STATUS_TOKEN", default="")
+RINGCACHE: dict[str, Any] = {"status": {"token": STATUS_TOKEN} if STATUS_TOKEN else None}
 CELERY_BEAT_SCHEDULE = beat_schedule(FLUSH_INTERVAL)
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/1")
 CELERY_WORKER_POOL = env.str("CELERY_WORKER_POOL", default="prefork")

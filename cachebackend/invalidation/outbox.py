@@ -51,7 +51,7 @@ __all__ = [
 #: Seconds; longer than any statement may run.
 INTENT_SECONDS = 60.0
 #: Seconds that a probe waits for the outboxes.
-READ_TIMEOUT = 5.0
+READ_TIMEOUT = 3.0
 #: Seconds after which a node does not wait any longer for an outbox that cannot be read.
 UNREAD_SECONDS = 10.0
 

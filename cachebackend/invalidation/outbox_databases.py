@@ -31,6 +31,9 @@ T = TypeVar("T")
 MAX_LATE = 3
 #: Seconds without a request, after which a thread closes its connection and ends.
 IDLE_SECONDS = 3.0
+#: Seconds after an answer was late for which other requests to the same database fail at once, while the
+#: late answer has not come: one page asks a database several times, and waits for it once.
+LATE_SECONDS = 2.0
 
 _POSTGRES = """
     SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
@@ -90,6 +93,10 @@ def server_of(using: str) -> Server:
     return Server(bool(is_replica), bool(is_read_only), tuple(identity))
 
 
+class _NotAskedError(TimeoutError):
+    """The database was not asked, because it has not answered earlier requests."""
+
+
 class _Asker:
     """A thread that asks a database, one request at a time.
 
@@ -134,6 +141,8 @@ class _Asker:
 _lock = threading.Lock()
 #: The threads that ask, by database alias. Those that are idle may have ended, and then start again.
 _askers: dict[str, list[_Asker]] = {}
+#: When a request to a database last ended without an answer, in monotonic seconds, by its alias.
+_late_at: dict[str, float] = {}
 
 
 def ask_databases(
@@ -166,6 +175,8 @@ def ask_databases(
             except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
                 raise_interrupt(error)
                 answers.errors[using] = error
+                if isinstance(error, TimeoutError) and not isinstance(error, _NotAskedError):
+                    _late_at[using] = SYSTEM_CLOCK.monotonic()
                 if isinstance(error, DatabaseError):
                     forget_outbox(using)
     finally:  # also if a signal handler raises while this thread waits
@@ -183,9 +194,10 @@ def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
         with _lock:
             askers = _askers.setdefault(using, [])
             late = sum(each.answer is not None and not each.answer.is_awaited for each in askers)
-            if late >= MAX_LATE:
+            was_late = SYSTEM_CLOCK.monotonic() - _late_at.get(using, float("-inf")) < LATE_SECONDS
+            if late >= MAX_LATE or (late and was_late):
                 message = f"no answer to {late} earlier requests"
-                raise TimeoutError(message)  # an error as those of ``ask``
+                raise _NotAskedError(message)  # an error as those of ``ask``
             asker = next((each for each in askers if each.answer is None), None)
             if asker is None:
                 asker = _Asker(using)

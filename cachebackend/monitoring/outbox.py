@@ -36,6 +36,7 @@ MAX_SEARCHED_ROWS = 20_000
 MAX_COUNTED_ROWS = 10_000
 #: The most bytes of outbox rows of a database that are searched or counted.
 MAX_BYTES = 64 * 1024**2
+_UNREAD = "The outbox of database {!r} cannot be read: {}"
 _SET_ASIDE = (
     "The outbox of database {!r} holds {}, which cannot be read and is set aside. All that it can mean was "
     'deleted. "manage.py invalidation discard" deletes it.'
@@ -76,7 +77,7 @@ def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
     by_server = {outbox.server: (using, outbox) for using, outbox in asked.found.items() if outbox.server}
     outboxes = dict(by_server.values())
     faults = [
-        Fault(FaultKind.DATABASE_DOWN, f"The outbox of database {using!r} cannot be read: {error}")
+        Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, _first_line(error)))
         for using, error in asked.errors.items()
     ]
     faults += [
@@ -89,6 +90,11 @@ def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
     if asked.errors:
         return OutboxFigures(faults=faults)
     return OutboxFigures(lag, sum(outbox.rows for outbox in outboxes.values()), faults)
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error; psycopg's later lines ask whether the server runs."""
+    return str(error).partition("\n")[0]
 
 
 def _read_outbox(using: str) -> _Outbox:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import Error, models, router
+from django.db import models, router
 from django.db.models import Count, Max
 
 from cachebackend.errors import WriteBehindError
-from cachebackend.interrupts import raise_interrupt
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition
 from cachebackend.writebehind.answers import Answers
@@ -53,18 +54,14 @@ def removed_models() -> Answers[RemovedModel]:
     parked: dict[str, dict[str, int]] = {}
     drained: dict[str, list[str]] = {}
     known = all_databases()
+    asked = ask_databases(_labels_in, READ_TIMEOUT, known)
     errors = dirty.errors | known.errors
-    for using in known:
-        counted = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
-        try:
-            for row in counted:
-                parked.setdefault(row["label"], {})[using] = row["count"]
-            labels = WriteBehindCheckpoint.objects.using(using).values_list("label", flat=True)
-            for label in labels.distinct():
-                drained.setdefault(label, []).append(using)
-        except Error as error:
-            raise_interrupt(error)
-            errors[f"database {using!r}"] = error
+    errors |= {f"database {using!r}": error for using, error in asked.errors.items()}
+    for using, (counts, labels) in asked.found.items():
+        for label, count in counts:
+            parked.setdefault(label, {})[using] = count
+        for label in labels:
+            drained.setdefault(label, []).append(using)
     gone = [label for label in sorted({*queued, *parked}) if model_named(label) is None]
     found = [
         RemovedModel(
@@ -77,6 +74,13 @@ def removed_models() -> Answers[RemovedModel]:
         for label in gone
     ]
     return Answers(found, errors)
+
+
+def _labels_in(using: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """Return the models with parked writes in a database, with their number, and those with checkpoints."""
+    parked = ParkedWrite.objects.using(using).order_by().values("label").annotate(count=Count("pk"))
+    checkpoints = WriteBehindCheckpoint.objects.using(using).values_list("label", flat=True)
+    return [(row["label"], row["count"]) for row in parked], list(checkpoints.distinct())
 
 
 def drop_removed(removed: RemovedModel) -> int:

@@ -183,11 +183,15 @@ def test_a_page_that_cannot_refresh_says_so(
     expect(page.locator(".why")).to_have_text(
         re.compile(rf"They are from \d\d:\d\d:\d\d: {re.escape(why)}\.")
     )
+    expect(page.locator("#ring-page")).to_have_class("old")
+    assert page.get_attribute("#ring-page", "data-age") is not None
+    assert page.evaluate("getComputedStyle(document.querySelector('.tiles')).opacity") == "0.45"
     if problem == "recovered":
         page.unroute(f"**{PATH}")
         page.clock.run_for(6000)
         expect(page.locator("#verdict")).to_have_text("All is well")
         expect(page.locator(".verdict")).to_have_class("verdict good")
+        expect(page.locator("#ring-page")).not_to_have_class("old")
 
 
 def test_a_key_is_looked_up_and_deleted_after_a_question(

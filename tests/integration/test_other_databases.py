@@ -149,6 +149,7 @@ def test_few_threads_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPa
     """Further requests fail at once, until a thread has ended."""
     may_answer = threading.Event()
     monkeypatch.setattr(outbox_databases, "_askers", {})
+    monkeypatch.setattr(outbox_databases, "LATE_SECONDS", 0.0)
     monkeypatch.setattr(outbox_databases, "outbox_databases", lambda: ["default"])
     for _ in range(outbox_databases.MAX_LATE):
         assert "no answer within" in str(ask_databases(lambda _: may_answer.wait(10), 0).errors["default"])

@@ -198,7 +198,7 @@ def test_an_intent_is_kept_while_its_statement_may_run(article: Article, ring_ca
     for age, count in ((5, 1), (outbox.INTENT_SECONDS - 5, 1), (outbox.INTENT_SECONDS + 5, 0)):
         ring_cache.set("k", "old")
         age_rows(age)
-        assert invalidation.outbox_lag("default") >= age
+        assert (invalidation.outbox_lag("default") >= age) is (count == 0)
         invalidation.relay()
         assert ring_cache.get("k") is None
         assert OutboxRow.objects.filter(pk=intent).count() == count

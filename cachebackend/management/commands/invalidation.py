@@ -104,9 +104,8 @@ class Command(ReportCommand):
         outbox = outbox_figures()
         for fault in outbox.faults:
             self.say(fault.message)
-        if outbox.lag is None:
-            raise CommandError(outbox.faults[0].message)
-        return self._report({"rows": outbox.rows, "lag_seconds": round(outbox.lag, 3)}, not outbox.faults)
+        data = {"rows": outbox.rows, "lag_seconds": None if outbox.lag is None else round(outbox.lag, 3)}
+        return self._report(data, not outbox.faults)
 
     def _discard(self, _: dict[str, Any]) -> Report:
         asked = ask_databases(delete_set_aside, DISCARD_TIMEOUT)
@@ -173,7 +172,7 @@ class Command(ReportCommand):
 
     def _report(self, data: dict[str, Any], is_well: bool) -> Report:
         for name, value in data.items():
-            self.say(f"{_LABELS.get(name, name)}: {value}")
+            self.say(f"{_LABELS.get(name, name)}: {'unknown' if value is None else value}")
         return Report(data, is_well)
 
 

@@ -41,7 +41,18 @@
     }
   };
 
+  let fetchedAt = Date.now();
+  // Old figures are dimmed, and their age is shown: in a tab that was hidden, or while the site does not answer
+  const showAge = () => {
+    const seconds = Math.round((Date.now() - fetchedAt) / 1000);
+    const isOld = seconds * 1000 > 3 * pauseMs;
+    page.classList.toggle("old", isOld);
+    if (isOld) page.dataset.age = seconds;
+    else delete page.dataset.age;
+  };
+
   const show = (next) => {
+    fetchedAt = Date.now();
     const focused = document.activeElement;
     morph(page, next);
     if (focused !== document.activeElement && page.contains(focused)) focused.focus({ preventScroll: true });
@@ -53,6 +64,8 @@
     verdict.querySelector("h2").textContent = "The figures are old";
     const from = page.querySelector(".when time").textContent;
     verdict.querySelector(".why").textContent = `They are from ${from}: ${reason}.`;
+    page.classList.add("old");
+    page.dataset.age = Math.round((Date.now() - fetchedAt) / 1000);
   };
 
   const refresh = async () => {
@@ -74,6 +87,10 @@
     if (!document.hidden) await refresh();
     setTimeout(run, pauseMs);
   };
+  document.addEventListener("visibilitychange", () => {
+    showAge();
+    if (!document.hidden && page.classList.contains("old")) refresh();
+  });
   document.documentElement.classList.add("refreshes");
   setTimeout(run, pauseMs);
 })();

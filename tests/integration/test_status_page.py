@@ -1,0 +1,118 @@
+"""The status page, which needs no session, no user and no database."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test import Client, override_settings
+from django.urls import path
+
+from cachebackend import RingCache
+from cachebackend.errors import ConfigurationError
+from cachebackend.invalidation import outbox_databases
+from cachebackend.monitoring import outbox_figures
+from cachebackend.options import ProjectOptions
+from cachebackend.status_page import status
+from cachebackend.telemetry.heartbeat import record_run
+
+pytestmark = pytest.mark.usefixtures("empty_nodes")
+TOKEN = "a-token-of-24-characters"
+urlpatterns = [path("status/", status)]
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def _urls(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    settings.RINGCACHE = {"status": {"token": TOKEN, "addresses": ["10.1.0.0/16", "::1"]}}
+
+
+def basic(password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'anyone:{password}'.encode()).decode()}"}
+
+
+@pytest.mark.usefixtures("_urls")
+def test_the_page_is_shown_without_a_database(ring_cache: RingCache) -> None:
+    """No query is sent by the request itself, and a database that may not be asked is a fault."""
+    for task in ("relay", "tick"):
+        record_run(task)
+    page = Client().get("/status/", headers=BEARER)
+    assert page.status_code == 200
+    assert "ring-a" in page.content.decode()
+    data = Client().get("/status/?format=json", headers=BEARER).json()
+    assert data["well"] is (data["faults"] == [])
+    assert {fault["kind"] for fault in data["faults"]} <= {"database-down"}
+
+
+@pytest.mark.usefixtures("_urls")
+@pytest.mark.parametrize(
+    ("headers", "address", "code"),
+    [
+        (BEARER, "192.0.2.1", 200),
+        (basic(TOKEN), "192.0.2.1", 200),
+        (basic("wrong"), "192.0.2.1", 401),
+        ({"Authorization": "Basic !"}, "192.0.2.1", 401),
+        ({"Authorization": "Bearer wrong"}, "192.0.2.1", 401),
+        ({}, "192.0.2.1", 401),
+        ({}, "10.1.2.3", 200),
+        ({}, "::1", 200),
+        ({}, "", 401),
+        ({"X-Forwarded-For": "10.1.2.3"}, "10.1.2.3", 401),
+    ],
+)
+def test_a_request_needs_the_token_or_an_internal_address(
+    ring_cache: RingCache, headers: dict[str, str], address: str, code: int
+) -> None:
+    """Behind a proxy an address proves nothing, because it is that of the proxy."""
+    found = Client().get("/status/?format=json", headers=headers, REMOTE_ADDR=address)
+    assert found.status_code == code
+    assert ("WWW-Authenticate" in found.headers) is (code == 401)
+
+
+def test_without_the_setting_there_is_no_page(settings: Any) -> None:
+    """A route alone opens nothing."""
+    settings.ROOT_URLCONF = __name__
+    with override_settings(RINGCACHE={}):
+        assert Client().get("/status/", headers=BEARER).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ({"token": "short"}, "must have a text of at least 16 characters as its token"),
+        ({"addresses": ["x"]}, 'must have addresses or networks such as "10.0.0.0/8"'),
+        ({"addresses": ["0.0.0.0/0"]}, "must not have 0.0.0.0/0, which is every address"),
+        ({"addresses": "10.0.0.1"}, "must have a list of addresses, got a str"),
+        ({}, 'must be a dict with "token", "addresses" or both'),
+        ({"tokens": "x"}, 'must be a dict with "token", "addresses" or both'),
+    ],
+)
+def test_the_setting_is_checked(value: object, fault: str) -> None:
+    """The message never shows a token."""
+    with pytest.raises(ConfigurationError) as caught:
+        ProjectOptions.read({"status": value})
+    assert f"RINGCACHE['status']: {fault}" in str(caught.value)
+    assert "short" not in str(caught.value)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.postgres
+def test_a_database_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page asks it several times; the later ones fail at once, until the late answer has come."""
+    monkeypatch.setattr("cachebackend.monitoring.outbox.READ_TIMEOUT", 0.2)
+    blocker = connections.create_connection("default")
+    try:
+        blocker.set_autocommit(False)
+        with blocker.cursor() as cursor:
+            cursor.execute("LOCK TABLE cachebackend_outboxrow IN ACCESS EXCLUSIVE MODE")
+        assert "default" in outbox_databases.ask_databases(lambda using: time, 5.0, ["default"]).found
+        assert outbox_figures().rows is None
+        asked = outbox_databases.ask_databases(lambda using: time, 5.0, ["default"])
+        assert "no answer to 1 earlier requests" in str(asked.errors["default"])
+    finally:
+        blocker.rollback()
+        blocker.close()

@@ -56,23 +56,31 @@ def observe() -> None:
 def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
     for alias in ring_aliases():
         yield alias, ring_cache(alias).client
-    if write_behind_options().nodes:
+    if write_behind_options().is_on:
         yield QUEUE, monitoring_queue()
+
+
+def _servers(client: RingClient | QueueClient) -> dict[str, int]:
+    """Return the index of a node on each server, by the server's name; of a cluster those that own slots."""
+    if isinstance(client, RingClient):
+        return {client.nodes[index].name: index for index in client.indexes}
+    return {name: indexes[0] for name, indexes in client.servers().items()}
 
 
 def node_states(
     alias: str, client: RingClient | QueueClient, processes: Sequence[Process]
 ) -> Iterator[State]:
     """Yield for each node how many processes do not use it, and which run of the server answers."""
-    infos = client.run(protocol.node_infos(client.context, range(len(client.nodes))))
+    servers = _servers(client)
+    infos = client.run(protocol.node_infos(client.context, list(servers.values())))
     users = sum(any(of == alias for of, _ in process.names) for process in processes)
-    for node, info in zip(client.nodes, infos, strict=True):
-        name = f"{node.name} of {alias!r}"
+    for server, info in zip(servers, infos, strict=True):
+        name = f"{server} of {alias!r}"
         views = [
             view
             for process in processes
             for view in process.views
-            if (view.alias, view.node) == (alias, node.name)
+            if (view.alias, view.node) == (alias, server)
         ]
         if not views:
             yield State("node", f"node {name}", "used", f"Node {name} is back: all processes use it.")

@@ -122,8 +122,8 @@ def usage_figures(alias: str, samples: int = SAMPLES) -> UsageFigures:
     except RingCacheError as unread:
         error = str(unread)
     sizes = {
-        node.name: client.run(protocol.random_key_sizes(client.context, index, samples))
-        for index, node in enumerate(client.nodes)
+        client.nodes[index].name: client.run(protocol.random_key_sizes(client.context, index, samples))
+        for index in client.indexes
     }
     found = [
         KeySize(key.decode(errors="backslashreplace"), name, size)
@@ -151,10 +151,11 @@ def _groups(sizes: Mapping[str, Mapping[bytes, int]]) -> list[GroupSize]:
 
 def _command_infos(client: RingClient) -> list[tuple[str, dict[str, str]]]:
     """Return what each node reports of its commands; nothing of a node that does not answer."""
-    infos = client.run(protocol.command_infos(client.context, range(len(client.nodes))))
+    indexes = client.indexes
+    infos = client.run(protocol.command_infos(client.context, indexes))
     return [
-        (node.name, info)
-        for node, info in zip(client.nodes, infos, strict=True)
+        (client.nodes[index].name, info)
+        for index, info in zip(indexes, infos, strict=True)
         if not isinstance(info, RingCacheError)
     ]
 

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.monitoring.observer import node_states
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
 from cacheproject.cluster import Cluster
@@ -330,3 +331,23 @@ def test_a_value_is_warmed_from_the_old_ring(
     assert moved.get(KEYS[0]) == "old"
     for client in (old, new, moved):
         client.close()
+
+
+def test_each_primary_reports_its_keys_and_its_commands(client: RingClient) -> None:
+    """As the ring page and the timeline read them; each of them is one node to which keys belong."""
+    for key in KEYS:
+        client.set(key, key, MINUTE_MS)
+    sizes = [
+        size
+        for index in client.indexes
+        for size in client.run(protocol.random_key_sizes(client.context, index, 50)).values()
+    ]
+    assert len(sizes) >= 3
+    assert min(sizes) > 0
+    infos = client.run(protocol.command_infos(client.context, client.indexes))
+    assert all("cmdstat_info" in info or "cmdstat_set" in info for info in infos if isinstance(info, dict))
+    starts = client.run(protocol.start_times(client.context, 1_000_000.0))
+    assert starts.keys() == set(client.ring.nodes)
+    states = {state.subject: state.value for state in node_states("default", client, [])}
+    assert list(states.values()).count("used") == 3
+    assert len({run for subject, run in states.items() if subject.startswith("start of ")}) == 3

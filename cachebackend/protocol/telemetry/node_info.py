@@ -83,7 +83,7 @@ def start_times(context: Context | QueueContext, now: float) -> Operation[dict[i
         context: The alias, or the queue.
         now: The time, in seconds since 1970; the start times are in the same unit.
     """
-    nodes = range(len(context.ring))
+    nodes = context.ring.nodes
     replies = yield Send([(node, (b"INFO", b"server")) for node in nodes])
     infos = {
         node: _info(reply) for node, reply in zip(nodes, replies, strict=True) if isinstance(reply, bytes)

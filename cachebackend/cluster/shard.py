@@ -6,6 +6,7 @@ that the old primary missed are replayed to the promoted one before it serves re
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -158,13 +159,19 @@ class ShardNode(Node):
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
+        ejected = self._ejected(commands)
+        if ejected is not None:
+            return ejected
         plain = _divided(commands)
-        return self._follow_async(commands, plain, super().submit(plain))
+        return self._follow_async(commands, plain, self._start(plain))
 
     async def _follow_async(
-        self, commands: Sequence[Command], plain: Sequence[Command], sent: Awaitable[list[Reply]]
+        self,
+        commands: Sequence[Command],
+        plain: Sequence[Command],
+        sent: asyncio.Future[list[Reply]] | None,
     ) -> list[Reply]:
-        replies = await self._cluster.follow_async(self, plain, await sent)
+        replies = await self._cluster.follow_async(self, plain, await self._received(sent, plain))
         return replies if plain is commands else _joined(commands, replies)
 
     def _prepare_probe(self) -> None:

@@ -108,14 +108,8 @@ class Node(ProbedNode):
 
     def submit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Return an awaitable of the replies; if the loop's connection is open, the commands are sent now."""
-        if self.breaker is not None and self.breaker.is_open:
-            ejected: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-            ejected.set_result([self._ejected_error()] * len(commands))
-            return ejected
-        connection = self._loops.current()
-        if connection is None:
-            return self._open_and_submit(commands)
-        return self._submit(connection, commands)
+        ejected = self._ejected(commands)
+        return self._received(self._start(commands), commands) if ejected is None else ejected
 
     def redis(self) -> RedisClient:
         """Return a new redis-py client; it connects when it is first used."""
@@ -138,24 +132,41 @@ class Node(ProbedNode):
         if self.breaker is not None:
             self.breaker.after_fork()
 
-    async def _open_and_submit(self, commands: Sequence[Command]) -> list[Reply]:
-        try:
-            connection = await self._loops.open()
-        except CONNECTION_ERRORS as error:
-            raise_interrupt(error)
-            return [self._record_failure(error)] * len(commands)
-        return await self._submit(connection, commands)
+    def _ejected(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]] | None:
+        """Return the replies to commands of an ejected node; None: it is not ejected."""
+        if self.breaker is None or not self.breaker.is_open:
+            return None
+        ejected: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        ejected.set_result([self._ejected_error()] * len(commands))
+        return ejected
+
+    def _start(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]] | None:
+        """Send commands now, and return what ``_received`` awaits; None: the loop's connection is not open.
+
+        It is not a coroutine, which a task that is cancelled before it runs would never await.
+        """
+        connection = self._loops.current()
+        return None if connection is None else self._submit(connection, commands)
 
     def _submit(
         self, connection: MultiplexedConnection, commands: Sequence[Command]
-    ) -> Awaitable[list[Reply]]:
+    ) -> asyncio.Future[list[Reply]]:
         wait = self.promise_wait
-        sent = commands if wait is None else wait.added(commands)
-        return self._await(connection.submit(sent), commands)
+        return connection.submit(commands if wait is None else wait.added(commands))
 
-    async def _await(self, replies: asyncio.Future[list[Reply]], commands: Sequence[Command]) -> list[Reply]:
+    async def _received(
+        self, sent: asyncio.Future[list[Reply]] | None, commands: Sequence[Command]
+    ) -> list[Reply]:
+        """Return the replies to commands that ``_start`` has sent, or send them over a new connection."""
+        if sent is None:
+            try:
+                connection = await self._loops.open()
+            except CONNECTION_ERRORS as error:
+                raise_interrupt(error)
+                return [self._record_failure(error)] * len(commands)
+            sent = self._submit(connection, commands)
         try:
-            received = await replies
+            received = await sent
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             return [self._record_failure(error, was_sent=True)] * len(commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,12 +84,14 @@ def test_commands_of_several_keys_are_one_command_for_each_key(
         sent.append(commands)
         return Received()
 
-    async def submit(_: Node, commands: Sequence[Command]) -> list[Reply]:
+    def start(_: Node, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         sent.append(commands)
-        return [b"1", b"2", b"3"]
+        replies: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        replies.set_result([b"1", b"2", b"3"])
+        return replies
 
     monkeypatch.setattr(Node, "send", send)
-    monkeypatch.setattr(Node, "submit", submit)
+    monkeypatch.setattr(Node, "_start", start)
     commands: list[Command] = [(b"MGET", b"a", b"b"), (b"GET", b"c")]
     pending = shard.send(commands)
     assert pending.receive() == [[b"1", b"2"], b"3"]
@@ -101,6 +104,19 @@ def test_commands_of_several_keys_are_one_command_for_each_key(
     gets = [(b"GET", b"a"), (b"GET", b"b"), (b"GET", b"c")]
     assert sent == [gets, [(b"abandoned",)], gets]
     assert shard.call((b"MGET", b"a", b"b", b"c")) == [b"1", b"2", b"3"]
+
+
+def test_a_task_that_is_cancelled_before_it_runs_leaves_no_coroutine(shard: ShardNode) -> None:
+    """Python would warn of one that nothing awaits."""
+
+    async def cancel() -> None:
+        task = asyncio.ensure_future(shard.submit([(b"GET", b"a")]))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    gc.collect()
 
 
 A, B = Server("a", "a.test", 7000), Server("b", "b.test", 7000)

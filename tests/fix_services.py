@@ -132,6 +132,24 @@ def cluster(cluster_services: Services) -> Cluster:
     return cluster_services.cluster
 
 
+@pytest.fixture(params=["ring", "cluster"])
+def each_ring(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The default alias on the ring of the run, and on a cluster."""
+    from django.conf import settings
+    from django.test import override_settings
+
+    if request.param == "ring":
+        yield
+        return
+    if ring_of_tests() == "cluster":
+        pytest.skip("the ring of the run is a cluster")
+    request.getfixturevalue("cluster")
+    urls = request.getfixturevalue("cluster_services").ring_urls
+    block = settings.CACHES["default"] | {"LOCATION": urls}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def new_node(services: Services) -> Iterator[str]:
     """The URL of a second queue node with an append-only file."""

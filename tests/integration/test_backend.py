@@ -16,6 +16,8 @@ from cachebackend import RingCache
 from cachebackend.codec import RELEASED, lease_record
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RingCacheError
 
+pytestmark = pytest.mark.usefixtures("each_ring")
+
 Call = Callable[..., Any]
 KEYS = [f"key:{number}" for number in range(60)]
 

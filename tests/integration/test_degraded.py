@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]
-GONE, HERE, TAG = "gone", "here", "front"
+#: The tag has the owner of the first key, in the ring of three nodes and in a cluster of three primaries.
+GONE, HERE, TAG = "gone", "here", "feed"
 RAISES = NodeUnavailableError
 
 

@@ -18,7 +18,7 @@ from cachebackend import CachedManager, RingCache, protocol
 from cacheproject.demo.models import Article
 from tests.upserts import unique_fields
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("each_ring", "empty_nodes")]
 Call = Callable[..., Any]
 Queries = Callable[[], CaptureQueriesContext]
 

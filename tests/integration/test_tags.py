@@ -10,6 +10,8 @@ from django.conf import settings
 
 from cachebackend import RingCache, protocol
 
+pytestmark = pytest.mark.usefixtures("each_ring")
+
 Call = Callable[..., Any]
 
 

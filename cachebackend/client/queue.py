@@ -10,7 +10,7 @@ from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.cluster import Cluster, PartRing, ShardNode, SlotNode
 from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
-from cachebackend.node import Breaker, DiskWait, Node, PromiseWait, ReplicaWait
+from cachebackend.node import Breaker, DiskWait, Node, PromiseWait, ReplicaWait, Wait
 from cachebackend.options import CLUSTER_PARTS, WriteBehindOptions
 from cachebackend.protocol import QueueContext
 from cachebackend.protocol.queue.fold import (
@@ -122,6 +122,9 @@ class QueueClient(Client):
 
 def _promise_wait(options: WriteBehindOptions) -> PromiseWait | None:
     """Return what a write waits for after a node has taken it; None: nothing."""
+    waits: list[Wait] = []
+    if options.wait_replicas:
+        waits.append(ReplicaWait(options.wait_replicas, options.socket_timeout))
     if options.durability == "fsync":
-        return DiskWait(options.wait_replicas, FSYNC_MS)
-    return ReplicaWait(options.wait_replicas, options.socket_timeout) if options.wait_replicas else None
+        waits.append(DiskWait(FSYNC_MS))
+    return PromiseWait(*waits) if waits else None

@@ -18,7 +18,7 @@ from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls, FailedNodes
 from cachebackend.effects import Operation
 from cachebackend.near.cache import NearCache
-from cachebackend.node import Breaker, Node, ReplicaWait
+from cachebackend.node import Breaker, Node, PromiseWait, ReplicaWait
 from cachebackend.options import ClusterAddress, NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
@@ -116,7 +116,7 @@ class RingClient(SingleKeyClient):
         else:
             node.breaker = Breaker(node.name, self.context.clock)
         if wait := self.context.options.wait_replicas:
-            node.promise_wait = ReplicaWait(wait, self.context.options.socket_timeout)
+            node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
 
     def _add(self, index: int, node: ShardNode) -> None:

@@ -10,7 +10,7 @@ and ``errors``, and never knows a key or a ring.
 from cachebackend.node.breaker import Breaker, NodeState
 from cachebackend.node.node import Node
 from cachebackend.node.probed import Exchange, Replay
-from cachebackend.node.promises import DiskWait, PromiseWait, ReplicaWait
+from cachebackend.node.promises import DiskWait, PromiseWait, ReplicaWait, Wait
 from cachebackend.node.tracking import Tracking
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "Replay",
     "ReplicaWait",
     "Tracking",
+    "Wait",
 ]

@@ -15,7 +15,7 @@ from cachebackend.clock import SYSTEM_CLOCK, Clock
 from cachebackend.effects import Command, Reply, is_promise
 from cachebackend.errors import RingCacheError, UnconfirmedError
 
-__all__ = ["DiskWait", "PromiseWait", "ReplicaWait"]
+__all__ = ["DiskWait", "PromiseWait", "ReplicaWait", "Wait"]
 
 #: The share of the socket timeout that the replicas have, so that the reply of the node comes in time.
 _SHARE = 0.5
@@ -23,14 +23,33 @@ _SHARE = 0.5
 _FULL_WAIT_SECONDS = 1.0
 
 
-class PromiseWait(ABC):
-    """Adds a command that waits to promises, and reads its reply."""
+class Wait(ABC):
+    """A command that waits until servers have confirmed what a connection has written."""
+
+    @abstractmethod
+    def command(self) -> Command:
+        """Return the command."""
+
+    @abstractmethod
+    def missing(self, reply: Reply) -> str:
+        """Return which servers have not confirmed, from its reply; empty if all that must have done so."""
+
+
+class PromiseWait:
+    """Adds commands that wait to promises, and reads their replies.
+
+    Args:
+        waits: What each promise waits for.
+    """
+
+    def __init__(self, *waits: Wait) -> None:
+        self._waits = waits
 
     def added(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """Return commands, with the command that waits at the end if one of them is a promise."""
+        """Return commands, with the commands that wait at the end if one of them is a promise."""
         if not any(map(is_promise, commands)):
             return commands
-        return [*commands, self._command()]
+        return [*commands, *(wait.command() for wait in self._waits)]
 
     def settled(self, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, from the replies to what ``added`` has returned.
@@ -38,30 +57,26 @@ class PromiseWait(ABC):
         The reply to a promise that the node has executed, but too few servers have confirmed, is an
         UnconfirmedError.
         """
-        if len(replies) == len(commands):
+        count = len(commands)
+        if len(replies) == count:
             return replies
-        confirmed = replies.pop()
-        is_error = isinstance(confirmed, RingCacheError)
-        why = str(confirmed) if is_error else self._missing(confirmed)
-        if not why:
-            return replies
+        unconfirmed = [
+            (why, confirmed)
+            for wait, confirmed in zip(self._waits, replies[count:], strict=True)
+            if (why := str(confirmed) if isinstance(confirmed, RingCacheError) else wait.missing(confirmed))
+        ]
+        if not unconfirmed:
+            return replies[:count]
+        why, cause = unconfirmed[0]
         return [
-            _unconfirmed(why, reply, confirmed if is_error else None)
+            _unconfirmed(why, reply, cause)
             if is_promise(command) and not isinstance(reply, RingCacheError)
             else reply
-            for command, reply in zip(commands, replies, strict=True)
+            for command, reply in zip(commands, replies[:count], strict=True)
         ]
 
-    @abstractmethod
-    def _command(self) -> Command:
-        """Return the command that waits."""
 
-    @abstractmethod
-    def _missing(self, reply: Reply) -> str:
-        """Return which servers have not confirmed the promise; empty if all that must have done so."""
-
-
-class ReplicaWait(PromiseWait):
+class ReplicaWait(Wait):
     """Waits until replicas have a promise in memory.
 
     While no replica confirms in time, the node is asked to wait for a millisecond only, so that an absent
@@ -85,7 +100,8 @@ class ReplicaWait(PromiseWait):
     def _waiting(self, milliseconds: int) -> Command:
         return b"WAIT", b"%d" % self.number, b"%d" % milliseconds
 
-    def _command(self) -> Command:
+    def command(self) -> Command:
+        """Return WAIT."""
         if self._is_late:
             now = self._clock.monotonic()
             if now < self._next_full_wait:
@@ -93,39 +109,41 @@ class ReplicaWait(PromiseWait):
             self._next_full_wait = now + _FULL_WAIT_SECONDS
         return self._wait
 
-    def _missing(self, reply: Reply) -> str:
+    def missing(self, reply: Reply) -> str:
+        """Return how many replicas have confirmed, if these are too few."""
         was_late, self._is_late = self._is_late, reply < self.number
         if self._is_late and not was_late:
             self._next_full_wait = self._clock.monotonic() + _FULL_WAIT_SECONDS
-        return _missing_replicas(reply, self.number) if self._is_late else ""
+        if not self._is_late:
+            return ""
+        return f"{reply} of {self.number} replicas have confirmed the command in time (wait_replicas)"
 
 
-class DiskWait(PromiseWait):
-    """Waits until the node's disk has a promise, and the disks of replicas.
+class DiskWait(Wait):
+    """Waits until the node's own disk has a promise.
+
+    It does not wait for the disks of replicas: a replica reports what is on its disk once a second only.
 
     Args:
-        replicas: How many replicas must confirm.
-        milliseconds: The most time that all of them have.
+        milliseconds: The most time that the disk has.
     """
 
-    def __init__(self, replicas: int, milliseconds: int) -> None:
-        self._replicas, self._milliseconds = replicas, milliseconds
+    def __init__(self, milliseconds: int) -> None:
+        self._milliseconds = milliseconds
 
-    def _command(self) -> Command:
-        return b"WAITAOF", b"1", b"%d" % self._replicas, b"%d" % self._milliseconds
+    def command(self) -> Command:
+        """Return WAITAOF."""
+        return b"WAITAOF", b"1", b"0", b"%d" % self._milliseconds
 
-    def _missing(self, reply: Reply) -> str:
-        on_disk, replicas = reply
-        if on_disk < 1:
-            return f"the disk of the node has not confirmed the command within {self._milliseconds} ms"
-        return _missing_replicas(replicas, self._replicas) if replicas < self._replicas else ""
+    def missing(self, reply: Reply) -> str:
+        """Return that the disk has not confirmed, if so."""
+        if reply[0] >= 1:
+            return ""
+        return f"the disk of the node has not confirmed the command within {self._milliseconds} ms"
 
 
-def _unconfirmed(why: str, reply: Reply, cause: RingCacheError | None) -> UnconfirmedError:
+def _unconfirmed(why: str, reply: Reply, cause: Reply) -> UnconfirmedError:
     error = UnconfirmedError(why)
-    error.reply, error.__cause__ = reply, cause
+    error.reply = reply
+    error.__cause__ = cause if isinstance(cause, RingCacheError) else None
     return error
-
-
-def _missing_replicas(confirmed: int, number: int) -> str:
-    return f"{confirmed} of {number} replicas have confirmed the command in time (wait_replicas)"

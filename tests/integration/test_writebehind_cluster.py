@@ -15,7 +15,7 @@ from cachebackend.cluster import SlotNode, slot
 from cachebackend.errors import (
     MovingSlotError,
     NodeUnavailableError,
-    WriteBehindError,
+    UnconfirmedError,
     WriteBehindStoppedError,
     WriteBehindUnknownError,
 )
@@ -262,7 +262,7 @@ def test_a_write_that_no_replica_has_is_not_acknowledged(
         try:
             with pytest.raises(WriteBehindUnknownError, match="0 of 1 replicas"):
                 Meter.behind.update(meter.pk, count=F("count") + 1)
-            with pytest.raises(WriteBehindError, match="did not confirm that batches are sealed"):
+            with pytest.raises(UnconfirmedError, match="did not confirm that batches are sealed"):
                 drain_all()
             assert counts(meter) == [0]
         finally:

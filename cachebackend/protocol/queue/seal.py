@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cachebackend.effects import Command, Operation, Reply, Script, Send
-from cachebackend.errors import NodeReplyError, UnconfirmedError, WriteBehindError
+from cachebackend.errors import NodeReplyError, RingCacheError, UnconfirmedError, WriteBehindError
 from cachebackend.protocol.queue.encodings import Encodings, parse_encodings
 from cachebackend.protocol.queue.partition import Partition, QueueContext, checked
 from cachebackend.protocol.queue.queue_state import QueueState
@@ -130,14 +130,14 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
         sealed: For each partition the number of its last sealed batch.
 
     Raises:
-        WriteBehindError: The node writes no append-only file, or it or replicas did not confirm in time.
+        WriteBehindError: The node writes no append-only file.
+        NodeUnavailableError: The node did not answer, or it or replicas did not confirm in time.
     """
     # The wait is for the last write of its own connection, so the connection has to make one. It sends the
     # source of the script, because a node that does not know the script would wait twice
     [reply] = yield Send([(node, _SYNC.call([queue.meta(next(iter(sealed)), node)]).with_source)])
     if isinstance(reply, UnconfirmedError):
-        name = queue.options.all_nodes[node].name
-        raise WriteBehindError(f"queue node {name!r} {_unconfirmed(reply)}") from reply
+        raise _unconfirmed(queue.options.all_nodes[node].name, reply) from reply
     checked(reply)
     yield Send(
         [
@@ -147,14 +147,15 @@ def sync(queue: QueueContext, node: int, sealed: Mapping[Partition, int]) -> Ope
     )
 
 
-def _unconfirmed(error: UnconfirmedError) -> str:
-    """Return why seals are not known to be safe."""
+def _unconfirmed(name: str, error: UnconfirmedError) -> RingCacheError:
+    """Return the error for seals that are not known to be safe."""
     if isinstance(error.__cause__, NodeReplyError):
-        return (
-            f"{_no_sync(error.__cause__)}, "
+        return WriteBehindError(
+            f"queue node {name!r} {_no_sync(error.__cause__)}, "
             "or set WRITE_BEHIND['durability'] to 'memory' if its writes may be lost with it"
         )
-    return f"did not confirm that batches are sealed, so they are not drained yet: {error}"
+    message = f"queue node {name!r} did not confirm that batches are sealed, so they are not drained yet"
+    return UnconfirmedError(f"{message}: {error}")
 
 
 def sync_fault(queue: QueueContext, node: int) -> Operation[str | None]:

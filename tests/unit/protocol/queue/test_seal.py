@@ -54,7 +54,6 @@ def test_a_sync_is_a_promise() -> None:
         (NodeReplyError("ERR unknown command 'WAITAOF'"), "must be Redis 7.2 or later, or Valkey, or set"),
         (NodeReplyError("NOPERM this user"), "let its user call WAITAOF, or set"),
         (NodeReplyError("ERR WAITAOF cannot be used"), "turn its append-only file on, or set"),
-        (None, "did not confirm that batches are sealed"),
     ],
 )
 def test_a_seal_that_is_not_on_the_disk_is_an_error_with_advice(reply: Any, says: str) -> None:
@@ -63,6 +62,12 @@ def test_a_seal_that_is_not_on_the_disk_is_an_error_with_advice(reply: Any, says
     unconfirmed.__cause__ = reply
     with pytest.raises(WriteBehindError, match=says):
         step(sync(queue_of("a"), 0, {METER: 2}), [unconfirmed])
+
+
+def test_a_seal_that_is_not_confirmed_in_time_is_synced_again_later() -> None:
+    """By the next drain, as if the node had not answered."""
+    with pytest.raises(UnconfirmedError, match="'a' did not confirm that batches are sealed.*: 0 of 1"):
+        step(sync(queue_of("a"), 0, {METER: 2}), [UnconfirmedError("0 of 1 replicas")])
 
 
 def test_a_node_that_can_sync_has_no_fault() -> None:

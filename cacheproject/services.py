@@ -54,8 +54,8 @@ class Services:
     Args:
         ring: The number of ring nodes; named ``ring-a``, ``ring-b``, … "cluster": they are a cluster of
             six servers of these names, three primaries and three replicas.
-        queue: The number of queue nodes, with AOF; named ``queue-a``, … With one or more, a
-            broker is started too, named ``broker``.
+        queue: The number of queue nodes, with AOF; named ``queue-a``, … "cluster": as for ``ring``. With
+            any, a broker is started too, named ``broker``.
         postgres: Whether to start Postgres; named ``postgres``.
         appendfsync: When the queue nodes sync their files to disk: ``everysec`` or ``always``.
         durable: Whether Postgres syncs each commit to disk, as in production.
@@ -68,7 +68,7 @@ class Services:
     def __init__(
         self,
         ring: int | Literal["cluster"] = 3,
-        queue: int = 1,
+        queue: int | Literal["cluster"] = 1,
         postgres: bool = True,
         appendfsync: str = "everysec",
         durable: bool = False,
@@ -86,16 +86,17 @@ class Services:
         )
         #: The cluster that the ring nodes are; None: they are plain nodes.
         self.cluster: Cluster | None = None
+        #: The cluster that the queue nodes are; None: they are plain nodes.
+        self.queue_cluster: Cluster | None = None
         atexit.register(self.close)
-        count = _CLUSTER_SERVERS if ring == "cluster" else ring
-        self._ring = [f"ring-{_letters(number)}" for number in range(count)]
-        self._queue = [f"queue-{_letters(number)}" for number in range(queue)]
+        self._ring, ring_settings = _names("ring", ring), _settings(ring)
+        self._queue, queue_settings = _names("queue", queue), _settings(queue)
         try:
             for name in self._ring:
-                settings = (*_RING_SETTINGS, *CLUSTER_SETTINGS) if ring == "cluster" else _RING_SETTINGS
-                self._add_node(name, settings, binary=ring_server())
+                self._add_node(name, (*_RING_SETTINGS, *ring_settings), binary=ring_server())
             for name in self._queue:
-                self._add_node(name, (*_QUEUE_SETTINGS, "--appendfsync", appendfsync))
+                settings = (*_QUEUE_SETTINGS, "--appendfsync", appendfsync, *queue_settings)
+                self._add_node(name, settings)
             if queue:
                 self._add_node("broker", _BROKER_SETTINGS)
             if postgres:
@@ -107,8 +108,9 @@ class Services:
             for server in self._servers.values():
                 server.wait_until_ready()
             if ring == "cluster":
-                self.cluster = Cluster({name: self._servers[name] for name in self._ring})
-                self.cluster.form()
+                self.cluster = self._form(self._ring)
+            if queue == "cluster":
+                self.queue_cluster = self._form(self._queue)
         except BaseException:
             self.close()
             raise
@@ -124,7 +126,9 @@ class Services:
 
     @property
     def queue_urls(self) -> list[str]:
-        """The URLs of the queue nodes, with their names."""
+        """The URLs of the queue nodes, with their names; of a cluster, its one URL."""
+        if self.queue_cluster is not None:
+            return [self.queue_cluster.url]
         return [self.node_url(name) for name in self._queue]
 
     @property
@@ -204,8 +208,8 @@ class Services:
     def close(self) -> None:
         """End every server and remove their folder; may be called twice."""
         atexit.unregister(self.close)
-        if self.cluster is not None:
-            self.cluster.close()
+        for cluster in filter(None, (self.cluster, self.queue_cluster)):
+            cluster.close()
         for server in self._servers.values():
             if server.process is not None and server.is_running:
                 server.process.send_signal(server.stop_signal)
@@ -222,6 +226,11 @@ class Services:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _form(self, names: Sequence[str]) -> Cluster:
+        cluster = Cluster({name: self._servers[name] for name in names})
+        cluster.form()
+        return cluster
 
     def _add_node(
         self, name: str, settings: Sequence[str], conf: str | None = None, binary: Path | None = None
@@ -263,6 +272,14 @@ class Services:
             message = f"no service {name!r}; there are {', '.join(self._servers)}"
             raise KeyError(message)
         return server.process
+
+
+def _names(kind: str, count: int | Literal["cluster"]) -> list[str]:
+    return [f"{kind}-{_letters(n)}" for n in range(_CLUSTER_SERVERS if count == "cluster" else count)]
+
+
+def _settings(count: int | Literal["cluster"]) -> Sequence[str]:
+    return CLUSTER_SETTINGS if count == "cluster" else ()
 
 
 def _letters(number: int) -> str:

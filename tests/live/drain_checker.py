@@ -6,6 +6,9 @@ memory, which outlives them, what they are about to send and what was acknowledg
 Postgres at the end must lie between the two; so must last values, and rows that were created and
 deleted. A writer that does not know whether an addition was taken continues with a new row, so
 that the two stay close. At the end the queue node comes back with older files: see ``old_servers``.
+
+With ``--cluster`` the queue is on a cluster, whose slots move between its primaries while these are killed,
+suspended and failed over. Its writes wait for the disks of a primary and of a replica.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from tests.live.balance import (
     put_key,
     weigh,
 )
+from tests.live.queue_outages import QueueOutages
 from tests.live.spawning import set_up, stop_if_dead
 
 WRITERS, DRAINERS, READERS = 4, 2, 4
@@ -192,8 +196,19 @@ def check(
     draining: int = DRAINERS,
     reading: int = READERS,
     kill_servers: bool = True,
+    outages: QueueOutages | None = None,
 ) -> Balance:
-    """Run the processes for ``seconds``, drain what is queued, and compare. Django must be set up."""
+    """Run the processes for ``seconds``, drain what is queued, and compare. Django must be set up.
+
+    Args:
+        services: The servers.
+        seconds: For how long the processes run.
+        writing: The number of processes that write.
+        draining: The number of processes that drain.
+        reading: The number of processes that read.
+        kill_servers: Whether servers are killed.
+        outages: The outages of a cluster; None: the queue is on one node.
+    """
     from django.db import connections
 
     from cacheproject.demo.models import Article
@@ -204,7 +219,7 @@ def check(
     keys += [put_key(w, ledger.sums + index) for w in range(writing) for index in range(PUTS)]
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)
     connections.close_all()
-    servers = {"queue-a": 0, "postgres": 0}
+    servers = {"queue-a" if outages is None else "cluster": 0, "postgres": 0}
     parents = [_spawn("writers", n, ledger) for n in range(writing)]
     parents += [_spawn("drainers", n, ledger) for n in range(draining)]
     parents += [_spawn("readers", n, ledger) for n in range(reading)]
@@ -218,8 +233,11 @@ def check(
             stop_if_dead(parents)
             if kill_servers:
                 name = min(servers, key=lambda name: servers[name])
-                services.kill(name)
-                services.restart(name)
+                if name == "cluster" and outages is not None:
+                    outages.cause_outage()
+                else:
+                    services.kill(name)
+                    services.restart(name)
                 servers[name] += 1
     finally:
         for process in parents:
@@ -228,11 +246,12 @@ def check(
             process.join()
     drain_all()
     weigh(ledger, balance)
-    if kill_servers:
+    if kill_servers and outages is None:
         balance.older_files = OLDER_FILES
         balance.stopped, wrong = old_servers.bring_back_older_files(services, OLDER_FILES)
         balance.wrong += wrong
     balance.kills = {"writers": ledger.kills[0], "workers": ledger.kills[1]} | servers
+    balance.kills |= {} if outages is None else outages.accidents
     balance.reads, balance.wrong_reads = sum(ledger.reads), sum(ledger.wrong_reads)
     return balance
 
@@ -280,9 +299,24 @@ def main() -> None:
     parser.add_argument("--drainers", type=int, default=DRAINERS, help=f"processes (default: {DRAINERS})")
     parser.add_argument("--readers", type=int, default=READERS, help=f"processes (default: {READERS})")
     parser.add_argument("--keep-servers", action="store_true", help="kill no servers, only processes")
+    parser.add_argument("--cluster", action="store_true", help="on a cluster whose slots and primaries move")
+    parser.add_argument(
+        "--wait-replicas", type=int, default=1, help="the option wait_replicas, on a cluster (default: 1)"
+    )
+    parser.add_argument(
+        "--durability", default="fsync", help="the option durability, on a cluster (default: fsync)"
+    )
+    parser.add_argument(
+        "--impatient", action="store_true", help="replace primaries although replicas lack keys that moved"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    with Services(ring=1, queue=1, appendfsync="always") as services:
+    with Services(ring=1, queue="cluster" if options.cluster else 1, appendfsync="always") as services:
+        outages = None
+        if options.cluster:
+            waits = {"wait_replicas": options.wait_replicas, "durability": options.durability}
+            os.environ["WRITE_BEHIND_OPTIONS"] = json.dumps(waits)
+            outages = QueueOutages(services, is_patient=not options.impatient)
         set_up(services)
         balance = check(
             services,
@@ -291,6 +325,7 @@ def main() -> None:
             draining=options.drainers,
             reading=options.readers,
             kill_servers=not options.keep_servers,
+            outages=outages,
         )
     report = asdict(balance)
     print(

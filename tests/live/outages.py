@@ -126,8 +126,9 @@ class ClusterOutages(Outages):
     def __init__(self, services: Services, wait_replicas: int) -> None:
         super().__init__(services)
         self._wait_replicas = wait_replicas
-        assert services.cluster is not None
-        self._cluster = services.cluster
+        cluster = services.cluster or services.queue_cluster
+        assert cluster is not None
+        self._cluster = cluster
         self._next_number = itertools.count().__next__
         self.writers_urls = self._cluster.url
         version = self._cluster.ask(self._cluster.names[0], "INFO", "server").get("valkey_version", "0")
@@ -165,10 +166,14 @@ class ClusterOutages(Outages):
             keys = move.keys
             for key in keys[: len(keys) // 2]:
                 move.move_key(key)
+        self._before(source, target)
         replace(source)
         cluster.wait_until_ok()
         for slot in slots:
             self._finish(cluster.move_slot(slot, target))
+
+    def _before(self, source: str, target: str) -> None:
+        """Do what must be done before a primary is replaced whose slots have moved in part."""
 
     def _slots_of(self, primary: str) -> set[int]:
         """Return slots of some keys of a primary."""

@@ -33,10 +33,17 @@ _context = multiprocessing.get_context("spawn")
 
 
 class Ledger:
-    """What writers sent and what was acknowledged, in shared memory that outlives them."""
+    """What writers sent and what was acknowledged, in shared memory that outlives them.
 
-    def __init__(self, writers: int, readers: int, fresh: int) -> None:
-        self.writers, self._fresh = writers, fresh
+    Args:
+        writers: The number of processes that write.
+        readers: The number of processes that read.
+        fresh: The number of new rows that each writer has.
+        life_seconds: The longest time after which a writer or a worker is killed.
+    """
+
+    def __init__(self, writers: int, readers: int, fresh: int, life_seconds: float) -> None:
+        self.writers, self._fresh, self.life_seconds = writers, fresh, life_seconds
         self.sums = SUMS + writers * fresh
         size = writers * (self.sums + PUTS + LIVES)
         self.attempted = _context.Array("q", size, lock=False)

@@ -48,6 +48,7 @@ from tests.live.spawning import set_up, stop_if_dead
 
 WRITERS, DRAINERS, READERS = 4, 2, 4
 KILL_SERVER_SECONDS = 2.0
+SHORT_LIFE_SECONDS, LONG_LIFE_SECONDS = 0.7, 5.0
 OLDER_FILES = 2
 _context = multiprocessing.get_context("spawn")
 
@@ -71,7 +72,7 @@ def _restart_forever(ledger: Ledger, kind: int, run: Any) -> None:
         if not pid:
             generator = random.Random(os.getpid() ^ time.time_ns())
             # SIGALRM ends the process by default
-            signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.02, 0.7))
+            signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.02, ledger.life_seconds))
             try:
                 run()
             finally:
@@ -214,7 +215,10 @@ def check(
     from cacheproject.demo.models import Article
 
     Article.objects.filter(pk__gte=FIRST_KEY).delete()
-    ledger, balance = Ledger(writing, reading, FRESH + int(FRESH_A_SECOND * seconds)), Balance()
+    fresh = FRESH + int(FRESH_A_SECOND * seconds)
+    # A new process reads the topology of the cluster first
+    life_seconds = SHORT_LIFE_SECONDS if outages is None else LONG_LIFE_SECONDS
+    ledger, balance = Ledger(writing, reading, fresh, life_seconds), Balance()
     keys = [FIRST_KEY + row for row in range(ledger.sums)]
     keys += [put_key(w, ledger.sums + index) for w in range(writing) for index in range(PUTS)]
     Article.objects.bulk_create(Article(pk=key, slug=f"row-{key}", title="x") for key in keys)

@@ -109,10 +109,15 @@ class ClusterRing:
 
     def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
         """Group the items of (key, item) pairs by the owner of the key; the order is kept."""
-        owner = self.owner
+        owners = self._owners
         groups: dict[int, list[T]] = {}
         for key, item in keys:
-            groups.setdefault(owner(key), []).append(item)
+            # As ``owner`` does, without a call
+            node = owners[cluster_slot(key) if b"{" in key else crc_hqx(key, 0) & _MASK]
+            if node in groups:
+                groups[node].append(item)
+            else:
+                groups[node] = [item]
         return groups
 
     def __len__(self) -> int:

@@ -122,8 +122,11 @@ class MovingProcess(Process):
         super().__init__(world, name)
         self.order = (0, 1)
         self.is_reload_due = False
-        #: The server that has said to this process that the slot belongs to the other one.
-        self.is_moved_from: int | None = None
+        #: The last server that has redirected this process with MOVED, and the same after the operation.
+        self.redirected_by: int | None = None
+        self.former_owner: int | None = None
+        #: The last version whose delete it has missed while it ejected the owner.
+        self.owed = 0
         self.cluster = cluster = Cluster(_ADDRESS, (1.0, 1.0), self.clock)
         self.context = Context(cluster.ring, CODEC, OPTIONS, self.clock, Counters(Counts))
         self.context.missed = MissedDeletes(world.scenario.replay_limit, self.slow)
@@ -154,7 +157,7 @@ class MovingProcess(Process):
 
     def stepped(self, operation: Operation[Any]) -> Operation[Any]:
         """Return an operation that does the same by effects of which each is one move."""
-        cluster, former = self.cluster, self.is_moved_from
+        cluster, former = self.cluster, self.former_owner
         owner = cluster.shards[cluster.ring.owner_of_slot(self.world.pair.slot)].server
         if former is not None and owner == SERVERS[former] and self.world.pair.owners[former] != former:
             self.world.wrong.append("a process asks a server again that has redirected it with MOVED")
@@ -173,6 +176,7 @@ class MovingProcess(Process):
                 else:
                     effect = operation.send(call.step(effect))
         except StopIteration as end:
+            self.former_owner = self.redirected_by
             return end.value
 
     def run(self, operation: Operation[Any]) -> Any:
@@ -188,11 +192,15 @@ class MovingProcess(Process):
             return TimeoutError("timed out")
         replies = list(self.world.pair.exchange(hop.server, hop.commands))
         if any(isinstance(reply, RedirectedError) and reply.is_moved for reply in replies):
-            self.is_moved_from = hop.server
+            self.redirected_by = hop.server
         return replies
 
     def moves(self) -> list[str]:
-        moves = ["reload"] if self.is_reload_due else []
+        # Where commands may fail, a probe of another shard may read the topology at any time
+        is_old = bool(self.world.scenario.accidents) and (self.cluster._epoch or 0) < max(
+            self.world.pair.epochs
+        )
+        moves = ["reload"] if self.is_reload_due or is_old else []
         for index, node in self.cluster.shards.items():
             is_open = node.breaker is not None and node.breaker.is_open
             if is_open or self.context.missed.count(index) != 0 or self.context.orphans.of(index):
@@ -207,10 +215,19 @@ class MovingProcess(Process):
             self.cluster.shards[int(move[-1])]._probe()
 
     def oldest_allowed(self) -> int:
-        """Return the last version whose delete is confirmed, or was missed by this process."""
+        """Return the last version that was confirmed, or that this process owes to a shard which it ejects.
+
+        A shard that answers may be read until it has got the delete, which is sent to it at once.
+        """
         if self.world.scenario.is_strict:
             return self.world.acknowledged
-        return max(min(self.world.settled), self.acknowledged)
+        return max(min(self.world.settled), self.owed)
+
+    @property
+    def has_ejected_owner(self) -> bool:
+        """Whether this process reads the slot's keys nowhere at present."""
+        breaker = self.cluster.shards[self.cluster.ring.owner_of_slot(self.world.pair.slot)].breaker
+        return breaker is not None and breaker.is_open
 
     def state(self) -> str:
         cluster = self.cluster
@@ -221,7 +238,9 @@ class MovingProcess(Process):
             for _, keys in sorted(self.context.missed._recorded.items())
         ]
         is_open = [node.breaker is not None and node.breaker.is_open for node in cluster.shards.values()]
-        return repr((table, recorded, is_open, self.is_moved_from, self.acknowledged))
+        return repr(
+            (table, recorded, is_open, self.redirected_by, self.former_owner, self.owed, self.acknowledged)
+        )
 
 
 class MovingWorld(World):
@@ -383,6 +402,11 @@ class MovingWriter(Writer):
             self.position = len(self.order)
             return True
         return False
+
+    def _acknowledge(self) -> None:
+        super()._acknowledge()
+        if self.process.has_ejected_owner:
+            self.process.owed = max(self.process.owed, self.version)
 
 
 class PlainMovingWriter(MovingWriter):

@@ -98,6 +98,7 @@ def page(results: Mapping[str, Any]) -> str:
         ]
         lines.append("")
     lines += [*_pages(details.get("pages")), *_near(details["near_lag"]), *_relay(details.get("relay"))]
+    lines += _cluster(details.get("cluster"))
     return "\n".join([*lines, *_scaling(details["scaling"]), *_behind(details), *_FLOOR, ""])
 
 
@@ -128,6 +129,21 @@ def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in missed
     ]
     return [*lines, "", *(["Why goals are missed:", "", *reasons, ""] if missed else [])]
+
+
+def _cluster(results: Mapping[str, Any] | None) -> list[str]:
+    if results is None:
+        return []
+    failover = results["failover"]
+    return [
+        "## A cluster",
+        "",
+        f"The owner of a key is found in {results['route_ns']} ns. A primary was killed while 8 threads",
+        f"read: {failover['reads']:,} reads, {failover['errors']} errors, the slowest took",
+        f"{failover['slowest_ms']} ms,",
+        f"and {failover['slower_than_two_timeouts']} took longer than twice the socket timeout (0.25 s).",
+        "",
+    ]
 
 
 def _near(results: Mapping[str, Any]) -> list[str]:

@@ -154,6 +154,7 @@ def test_a_database_that_does_not_answer_has_no_samples(
     assert (found["ringcache_queue_node_up queue-a"], found["ringcache_behind_waiting"]) == (1, 0)
 
 
+@pytest.mark.ring_of_nodes
 def test_processes_are_counted_by_kind_and_settings(client: Client) -> None:
     """With how many differ, and how many do not reach each node."""
     report_this_process()

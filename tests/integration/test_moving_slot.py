@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cachebackend.effects import Command, Reply, ScriptCall
-from cachebackend.errors import RedirectedError, RingCacheError
+from cachebackend.errors import NodeReplyError, RedirectedError, RingCacheError
 from cachebackend.node import Node
 from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
@@ -67,7 +67,7 @@ class RealPair:
         yield from self._connections[server].replies(sent)
 
     def comparable(self, reply: Reply) -> Any:
-        """Return a redirection with the number of the server that it names, and the code of an error."""
+        """Return a redirection with the number of the server that it names, and the kind of an error."""
         if isinstance(reply, RedirectedError):
             ports = [self._cluster.server(name).port for name in self._names]
             return "MOVED" if reply.is_moved else "ASK", reply.slot, ports.index(reply.port)
@@ -75,7 +75,9 @@ class RealPair:
 
 
 def code_of(reply: Reply) -> Any:
-    return str(reply).partition(" ")[0] if isinstance(reply, RingCacheError) else reply
+    if isinstance(reply, NodeReplyError):
+        return reply.code
+    return type(reply) if isinstance(reply, RingCacheError) else reply
 
 
 def comparable(reply: Reply) -> Any:

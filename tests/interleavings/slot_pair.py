@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from cachebackend.cluster.topology import Server, Shard, Topology
 from cachebackend.effects import Command, Reply, ScriptCall
-from cachebackend.errors import NodeReplyError, NodeUnavailableError, RedirectedError
+from cachebackend.errors import MovingSlotError, NodeReplyError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.ring import CLUSTER_SLOTS, cluster_slot
 
@@ -113,7 +113,7 @@ class SlotPair:
         return RedirectedError.read(f"{code} {number} {SERVERS[target].host}:{SERVERS[target].port}")
 
 
-_TRY_AGAIN = NodeUnavailableError("TRYAGAIN Multiple keys request during rehashing of slot")
+_TRY_AGAIN = MovingSlotError()
 
 
 @cache

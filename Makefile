@@ -45,6 +45,7 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@$(BIN)/python -m tests.live.list_checker --cluster --seconds $(SECONDS) --modes broken near
 	@$(BIN)/python -m tests.live.ring_growth
 	@$(BIN)/python -m tests.live.drain_checker --seconds $$((4 * $(SECONDS)))
+	@$(BIN)/python -m tests.live.drain_checker --cluster --seconds $$((2 * $(SECONDS)))
 	@$(BIN)/python -m tests.live.change_checker --faults $(SECONDS)
 	@FUZZ=50 $(BIN)/python -m pytest -q -s tests/fuzz
 	@FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -q -s tests/differential

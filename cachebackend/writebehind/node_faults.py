@@ -72,6 +72,14 @@ def _settings_faults(client: QueueClient, index: int) -> Iterator[str]:
     yield from _faults(settings, durability)
     if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
         yield fault
+    if wanted := client.options.wait_replicas:
+        [info] = client.run(protocol.node_infos(client.context, [index]))
+        connected = protocol.number_of(checked(info), "connected_slaves")
+        if connected is not None and connected < wanted:
+            yield (
+                f"has {connected} replicas that are connected, and each write waits for {wanted} of them "
+                "(wait_replicas); start the replicas, or set a lower number"
+            )
 
 
 def _faults(settings: Mapping[bytes, str], durability: str) -> Iterator[str]:

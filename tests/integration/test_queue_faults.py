@@ -68,6 +68,22 @@ def test_a_node_without_waitaof_is_reported(meter: Meter, old_node: str) -> None
     assert Meter.objects.get(pk=meter.pk).count == 2
 
 
+def test_a_node_with_too_few_replicas_is_reported(meter: Meter) -> None:
+    """With ``wait_replicas`` it acknowledges no write; each one says so, too."""
+    with one_partition(wait_replicas=1):
+        with pytest.raises(WriteBehindUnknownError, match="0 of 1 replicas"):
+            add_one(meter)
+        [fault] = writebehind.node_faults()
+        assert fault == (
+            "queue node 'queue-a' has 0 replicas that are connected, and each write waits for 1 of them "
+            "(wait_replicas); start the replicas, or set a lower number"
+        )
+    with one_partition():
+        assert writebehind.node_faults() == []
+        drain_all()
+    assert Meter.objects.get(pk=meter.pk).count == 1
+
+
 # Queues with bytes that no write puts there
 
 

@@ -24,16 +24,12 @@ from tests.interleavings.world import TAG
 
 SCENARIOS = {
     "a reader, a writer": MovingScenario((MovingReader, MovingWriter, Mover), OLD),
-    "a reader, a writer, nothing cached": MovingScenario((MovingReader, MovingWriter, Mover)),
     "a reader, a writer, a server that gets its first slot": MovingScenario(
         (MovingReader, MovingWriter, Mover), OLD, is_new=True
     ),
     "a reader of two, a slot that returns": MovingScenario((MovingReaderOfTwo, Returner), OLD),
     "a writer, a slot that returns": MovingScenario((MovingWriter, Returner), OLD),
     "strict: a reader, a writer": MovingScenario((MovingReader, MovingStrictWriter, Mover), OLD),
-    "tags: a reader, a writer, the slot of the value moves": MovingScenario(
-        (MovingReader, MovingWriter, Mover), fill_options=TAGGED, by_tag=True
-    ),
     "tags: a reader, a writer, the slot of the tag moves": MovingScenario(
         (MovingReader, MovingWriter, Mover), fill_options=TAGGED, by_tag=True, moving=TAG
     ),
@@ -41,7 +37,12 @@ SCENARIOS = {
         (MovingReader, PlainMovingWriter, LeapingMover), OLD, LOSE, is_one_process=True
     ),
 }
+#: Longer ones, which run only with ``EXPLORE=all``.
 LARGER = {
+    "a reader, a writer, nothing cached": MovingScenario((MovingReader, MovingWriter, Mover)),
+    "tags: a reader, a writer, the slot of the value moves": MovingScenario(
+        (MovingReader, MovingWriter, Mover), fill_options=TAGGED, by_tag=True
+    ),
     "a delete that is missed: one process: a reader, a writer": MovingScenario(
         (MovingReader, PlainMovingWriter, Mover), OLD, LOSE, is_one_process=True
     ),

@@ -84,6 +84,7 @@ def eject(cache: RingCache) -> None:
     breaker.failed(NodeUnavailableError("cut off by a test"), at_once=True)
 
 
+@pytest.mark.ring_of_nodes
 def test_a_node_returns_although_a_database_cannot_be_asked(
     cache: RingCache, services: Services, probes: Probes, away: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_node_returns_although_a_database_cannot_be_asked(
     }
 
 
+@pytest.mark.ring_of_nodes
 def test_a_node_whose_keys_cannot_be_cleared_waits_for_the_database(
     cache: RingCache, services: Services, probes: Probes, away: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +285,7 @@ def test_no_check_asks_to_migrate_a_database_without_any_table(
     assert missing_migrations("default") == []
 
 
+@pytest.mark.ring_of_nodes
 def test_a_database_without_the_table_keeps_no_node_out(
     cache: RingCache, services: Services, probes: Probes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

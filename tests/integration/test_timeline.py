@@ -80,6 +80,7 @@ def test_a_table_that_is_missing_stops_nothing(
     assert len(warned) <= 1
 
 
+@pytest.mark.ring_of_nodes
 def test_a_node_that_is_killed_and_restarted(
     ring_cache: RingCache, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_node_that_is_killed_and_restarted(
     ]
 
 
+@pytest.mark.ring_of_nodes
 def test_a_command_that_changes_something_leaves_a_trail() -> None:
     """With the user, the arguments and the outcome; one that only reads does not."""
     command("status")

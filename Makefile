@@ -11,7 +11,7 @@ ARGS ?=
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test test-fast soak lint bench conformance matrix docs screenshots clean
+.PHONY: help setup demo test test-fast soak gameday lint bench conformance matrix docs screenshots clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,6 +52,10 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@INTERRUPT=all $(BIN)/python -m pytest -q tests/integration/test_interrupts.py tests/integration/test_interrupted_writes.py
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
+
+# make gameday ARGS='--only "node hung" --json' plays one incident, and writes nothing
+gameday: $(STAMP)  ## Play incidents on a small running site (15 minutes); writes a table into docs/production.md
+	@$(BIN)/python -m tests.gameday $(or $(ARGS),--write)
 
 lint: $(STAMP)  ## Check style, types, layers, spelling and plain language
 	@$(BIN)/ruff check .

@@ -30,6 +30,7 @@ __all__ = [
     "run_with_services",
     "site",
     "wait_for_interrupt",
+    "worker_command",
 ]
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
@@ -112,12 +113,12 @@ def celery_worker(processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
     The block gets the worker for drains and the site's tasks. The other one runs the periodic tasks, with
     beat, which stores its schedule in memory.
     """
-    periodic = [*_worker("periodic", 1), "-B", "--scheduler", "celery.beat.Scheduler"]
-    with _running(_worker("celery,drains", processes)) as worker, _running(periodic):
+    periodic = [*worker_command("periodic", 1), "-B", "--scheduler", "celery.beat.Scheduler"]
+    with _running(worker_command("celery,drains", processes)) as worker, _running(periodic):
         yield worker
 
 
-def _worker(queues: str, processes: int) -> list[str]:
+def worker_command(queues: str, processes: int) -> list[str]:
     """Return the command of a worker that serves some queues."""
     options = ["-Q", queues, "-n", f"{queues.replace(',', '-')}@%h", "-c", str(processes), "-l", "warning"]
     command = ["-m", "celery", "--quiet", "-A", "cacheproject", "worker", *options]

@@ -65,7 +65,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "BACKEND": "cachebackend.RingCache",
         "LOCATION": env.str("RING_NODES", default="redis://127.0.0.1:6379/0?name=ring-a"),
         "TIMEOUT": 300,
-        "KEY_PREFIX": "demo",
+        "KEY_PREFIX": env.str("RING_KEY_PREFIX", default="demo"),
         "OPTIONS": env.json("RING_OPTIONS", default={}),
     }
 }
@@ -78,6 +78,8 @@ WRITE_BEHIND = {
 #: The token of the status page, which needs no database; without one there is no page.
 STATUS_TOKEN = env.str("RING_STATUS_TOKEN", default="")
 RINGCACHE: dict[str, Any] = {"status": {"token": STATUS_TOKEN} if STATUS_TOKEN else None}
+#: The token of the metrics; without one only users with the permission may read them.
+RINGCACHE_METRICS_TOKEN = env.str("RING_METRICS_TOKEN", default="")
 CELERY_BEAT_SCHEDULE = beat_schedule(FLUSH_INTERVAL)
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/1")
 CELERY_WORKER_POOL = env.str("CELERY_WORKER_POOL", default="prefork")

@@ -135,7 +135,10 @@ class RedirectedError(NodeReplyError):
         host, _, port = address.rpartition(":")
         error = cls(f"{text} (the node belongs to a cluster: write its URL as redis+cluster://host:port)")
         error.is_moved = code == "MOVED"
-        error.slot, error.host, error.port = int(slot), host.strip("[]"), int(port)
+        error.slot, error.host, error.port = int(slot), host.strip("[]?"), int(port)
+        if not 0 <= error.slot < 16_384:
+            message = "a cluster has 16,384 slots"
+            raise ValueError(message)
         return error
 
 

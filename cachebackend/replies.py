@@ -144,6 +144,7 @@ def _is_slot_range(reply: Reply, command: Sequence[Any]) -> bool:
         and len(reply) >= 3
         and integer(reply[0], command)
         and integer(reply[1], command)
+        and 0 <= reply[0] <= reply[1] < 16_384
         and all(
             server.__class__ is list
             and len(server) >= 3

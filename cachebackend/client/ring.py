@@ -102,6 +102,8 @@ class RingClient(SingleKeyClient):
             self._prepare(index, node)
         for cluster in self._clusters:
             cluster.on_node, cluster.rehome = self._add, partial(self._rehome, cluster)
+            if self._trackings is not None:
+                cluster.on_change = self._trackings.update
         CLIENTS.add(self)
 
     def _prepare(self, index: int, node: Node) -> None:
@@ -113,6 +115,7 @@ class RingClient(SingleKeyClient):
                 node.name, self.context.clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True
             )
             node.on_moved = partial(self._moved, index)
+            node.on_postponed = self.context.missed.postpone
         else:
             node.breaker = Breaker(node.name, self.context.clock)
         if wait := self.context.options.wait_replicas:
@@ -158,7 +161,7 @@ class RingClient(SingleKeyClient):
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation in the running event loop."""
         for cluster in self._clusters:
-            if not cluster.is_loaded:
+            if cluster.is_due:
                 await call_in_thread(cluster.try_load)
         return await super().arun(operation)
 

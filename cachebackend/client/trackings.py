@@ -65,7 +65,7 @@ class Trackings:
     def node_added(self) -> None:
         """Track a node that the cluster has got, with the next read."""
         self._is_started = False
-        self._update()
+        self.update()
 
     def node_moved(self, index: int) -> None:
         """Track the new primary of a node."""
@@ -88,14 +88,14 @@ class Trackings:
     def _opened(self, index: int) -> None:
         with self._open_lock:
             self._open.add(index)
-        self._update()
+        self.update()
 
     def _lost(self, index: int) -> None:
         with self._open_lock:
             self._open.discard(index)
-        self._update()
+        self.update()
 
-    def _update(self) -> None:
+    def update(self) -> None:
         """Use copies if the connections of all nodes that own slots are open."""
         with self._open_lock:
             if self._open.issuperset(self._indexes()):

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
@@ -32,6 +32,12 @@ from cachebackend.ring import ClusterRing, cluster_slot
 from cachebackend.threads import is_thread_refused, start_thread
 
 __all__ = ["Cluster", "Rehome"]
+
+#: Stands for the shards of any cluster in the outbox. The addresses in the URL may change while deletes are
+#: pending, and an alias has one cluster, or two while its ring changes: both get the deletes then.
+ENDPOINT = "cluster"
+#: Seconds after an attempt to read the first topology in which there is no other one.
+RETRY_SECONDS = 1.0
 
 if TYPE_CHECKING:
     from cachebackend.node.clients import RedisClient
@@ -59,6 +65,7 @@ class Cluster:
         shards: The shards by their index in ``nodes``. One that has lost its slots stays: indexes stay valid.
         on_node: Called with index and shard, for each shard, before it is used.
         rehome: Called before slots get other owners; None: nothing depends on the owners.
+        on_change: Called when slots have got other owners.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Cluster:
         self.ring = ClusterRing(len(self.nodes))
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
+        self.on_change: Callable[[], None] = lambda: None
         #: The index of the shard of each server that was ever seen, by the server's ID.
         self._shard_of: dict[str, int] = {}
         #: Held while the topology is read.
@@ -87,6 +95,7 @@ class Cluster:
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
         self._attempts = 0
+        self._retry_at = 0.0
         self._failure = ""
         #: The thread that reads the topology in the background, or has done so.
         self._reloader: threading.Thread | None = None
@@ -99,7 +108,7 @@ class Cluster:
             self._address.endpoint, 1.0, self._address.node_url("cluster", 1), self._password
         )
         node = ShardNode(self, address, *self._timeouts, self._clock)
-        node.endpoint = self._address.endpoint
+        node.endpoint = ENDPOINT
         index = len(self.nodes)
         self.on_node(index, node)
         self.shards[index] = node
@@ -110,15 +119,25 @@ class Cluster:
         """Read the topology if it was not read yet.
 
         Raises:
-            OSError: No server answers.
+            OSError: No server answers, or none has answered a moment ago.
         """
-        if not self.is_loaded:
-            self.reload()
+        if self.is_loaded:
+            return
+        if self._failure and self._clock.monotonic() < self._retry_at:
+            raise ConnectionError(self._failure)
+        self.reload()
 
     def try_load(self) -> None:
-        """Read the topology if it was not read yet; if no server answers, log that."""
-        if not self.is_loaded:
+        """Read the topology if ``is_due``; if no server answers, log that."""
+        if self.is_due:
             self.try_reload()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the topology was not read yet, and no attempt has just failed or is repeated now."""
+        if self.is_loaded or self._clock.monotonic() < self._retry_at:
+            return False
+        return not (self._failure and self._lock.locked())
 
     @property
     def is_loaded(self) -> bool:
@@ -142,6 +161,7 @@ class Cluster:
                     self._failure = str(error)
                 finally:
                     self._attempts += 1
+                    self._retry_at = self._clock.monotonic() + RETRY_SECONDS
             if self._failure:
                 raise ConnectionError(self._failure)
 
@@ -224,8 +244,19 @@ class Cluster:
             changes = set(zip(former, owners, strict=True)) if former != owners else ()
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
+            self._hold_newcomers({new for _, new in moves}.difference(former))
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes])
+        if moves:
+            self.on_change()
+
+    def _hold_newcomers(self, indexes: Iterable[int]) -> None:
+        """Eject nodes that get their first slots, until they have what any process has missed.
+
+        One of them may be a replica that was promoted, and that this process did not know as a replica.
+        """
+        for index in indexes if self.is_loaded else ():
+            self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
 
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:
         for index in self.rehome(owner, moves) if moves and self.rehome is not None else ():
@@ -284,8 +315,17 @@ class Cluster:
         address = self._address_of(asked, redirection)
         for index, node in self.shards.items():
             if node.server is not None and (node.server.host, node.server.port) == address:
-                return index
+                # One that was a primary and is a replica may have been promoted: the table is read first
+                is_former = self._is_replica(address) and index not in self.ring.nodes
+                return None if is_former else index
         return None
+
+    def _is_replica(self, address: tuple[str, int]) -> bool:
+        return any(
+            (replica.host, replica.port) == address
+            for shard in self.shards.values()
+            for replica in shard.replicas
+        )
 
     def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of a new shard for a server that owns no slot yet; None: it is a replica.
@@ -294,7 +334,7 @@ class Cluster:
         the deletes that the old primary has missed.
         """
         server = Server("", *self._address_of(asked, redirection))
-        if any(server[1:] == replica[1:] for shard in self.shards.values() for replica in shard.replicas):
+        if self._is_replica((server.host, server.port)):
             return None
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
@@ -316,6 +356,7 @@ class Cluster:
                 moves = {(ring.owner_of_slot(slot), index)}
                 self._rehome(lambda key: index if cluster_slot(key) == slot else ring.owner(key), moves)
                 ring.set_owner(slot, index)
+            self.on_change()
             self.reload_soon()
 
     def after_fork(self) -> None:

@@ -15,7 +15,7 @@ from cachebackend.clock import Clock
 from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
-from cachebackend.effects import Command, Reply
+from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError
 from cachebackend.node import Node
 from cachebackend.node.blocking import Connection
@@ -80,6 +80,8 @@ class ShardNode(Node):
         self._prober = 0
         #: Called when another server has become the primary; None: nothing depends on it.
         self.on_moved: Callable[[], None] | None = None
+        #: Called with keys whose deletes other servers must confirm, and have not.
+        self.on_postponed: Callable[[Sequence[bytes]], None] | None = None
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
@@ -200,8 +202,26 @@ class ShardNode(Node):
     def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
         plain = _divided(commands)
         connection.send(plain)
-        replies = self._followed(plain, list(connection.replies(plain)))
+        own = list(connection.replies(plain))
+        replies = self._followed(plain, list(own))
+        self._postpone(plain, own, replies)
         return _checked(_joined(commands, replies))
+
+    def _postpone(self, commands: Sequence[Command], own: Sequence[Reply], replies: list[Reply]) -> None:
+        """Leave deletes of keys that are elsewhere for later, if they fail there; this node did its part.
+
+        If the probe failed because of keys that nobody reads from this node, its other keys would miss too.
+        """
+        keys: list[bytes] = []
+        for position, (command, first, reply) in enumerate(zip(commands, own, replies, strict=True)):
+            is_elsewhere = first.__class__ is RedirectedError or (
+                isinstance(reply, NodeUnavailableError) and not reply.ejects
+            )
+            if isinstance(reply, RingCacheError) and is_elsewhere and isinstance(command, ScriptCall):
+                keys += [key for key in command.keys if isinstance(key, bytes)]
+                replies[position] = 0
+        if keys and self.on_postponed is not None:
+            self.on_postponed(keys)
 
 
 class _Replies:

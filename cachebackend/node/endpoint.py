@@ -184,3 +184,7 @@ def _naming(host: str) -> Iterator[None]:
         yield
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"{error.strerror}: {host}") from error
+    except UnicodeError as error:  # a host that a server has named, and that is not a host's name
+        raise_interrupt(error)
+        message = f"{host!r} cannot be the name of a host"
+        raise ConnectionError(message) from error

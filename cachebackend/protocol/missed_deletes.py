@@ -76,6 +76,8 @@ class MissedDeletes:
         self._lock = threading.Lock()
         #: By node: each key it missed (None: all keys), and when an outbox was last known to store it.
         self._recorded: dict[int, dict[bytes | None, float]] = {}
+        #: The keys whose deletes no node can confirm now.
+        self._postponed: set[bytes] = set()
 
     def add(self, node: int, missed: MissedKeys) -> MissedKeys:
         """Record what a node missed; return the part that an outbox must store."""
@@ -103,6 +105,16 @@ class MissedDeletes:
         with self._lock:
             return _missed_keys(self._recorded.pop(node, ()))
 
+    def postpone(self, keys: Iterable[bytes]) -> None:
+        """Record deletes that no node can confirm now, because a cluster is changing.
+
+        They are recorded for the owners of the keys when slots get other owners. The outbox has them too.
+        """
+        with self._lock:
+            self._postponed.update(keys)
+            while len(self._postponed) > self.limit:
+                self._postponed.pop()
+
     def rehome(
         self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]
     ) -> set[int]:
@@ -115,17 +127,21 @@ class MissedDeletes:
             members: The nodes of the cluster; what other nodes missed stays theirs.
         """
         with self._lock:
-            recorded, self._recorded = self._recorded, {}
+            recorded, rehomed = self._recorded, dict[int, dict[bytes | None, float]]()
             for node, names in recorded.items():
                 for name, since in names.items():
                     new = node if name is None or node not in members else owner(name)
-                    self._recorded.setdefault(new, {})[name] = since
+                    rehomed.setdefault(new, {})[name] = since
+            for key in self._postponed:
+                rehomed.setdefault(owner(key), {}).setdefault(key, _NEVER)
             for old, new in moves:
                 if None in recorded.get(old, {}):
-                    self._recorded[new] = {None: _NEVER}
-            return {
-                node for node, names in self._recorded.items() if names.keys() - recorded.get(node, {}).keys()
-            }
+                    rehomed[new] = {None: _NEVER}
+            self._recorded, self._postponed = (
+                rehomed,
+                set(),
+            )  # in one step: a signal handler may raise before it
+            return {node for node, names in rehomed.items() if names.keys() - recorded.get(node, {}).keys()}
 
     def count(self, node: int) -> int | None:
         """Return how many deletes a node missed; None: it missed the delete of all its keys."""

@@ -9,6 +9,7 @@ import pytest
 
 from cachebackend.cluster import Cluster
 from cachebackend.cluster.topology import Topology
+from cachebackend.errors import RedirectedError
 from cachebackend.ring import cluster_slot
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
@@ -39,13 +40,13 @@ def test_a_promoted_replica_is_the_same_shard(cluster: Cluster) -> None:
 
 
 def test_a_new_shard_gets_the_next_index(cluster: Cluster) -> None:
-    """One that was a replica before is a new shard, too, while its former primary is still one."""
+    """One that was a replica before is a new shard, too. Both get first what any process has missed."""
     cluster._apply(
         topology((E, [], [(0, 9)]), (C, [], [(10, 19)]), (A, [], [(20, HALF - 1)]), (B, [], [HIGH]))
     )
     assert names(cluster) == ["a.test:7000", "b.test:7000", "e.test:7000", "c.test:7000"]
     assert [cluster.ring.owner_of_slot(slot) for slot in (0, 10, 20, HALF)] == [2, 3, 0, 1]
-    assert held(cluster) == [False] * 4
+    assert held(cluster) == [False, False, True, True]
 
 
 def test_a_shard_that_lost_its_slots_keeps_its_index(cluster: Cluster) -> None:
@@ -103,3 +104,41 @@ def test_a_topology_that_is_older_than_the_last_one_is_the_last_choice(
     monkeypatch.setattr(cluster, "_ask", lambda host, port: old)
     cluster.reload()
     assert names(cluster) == ["a.test:7000", "b.test:7000"]
+
+
+def test_a_cluster_that_does_not_answer_is_asked_once_a_second(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call would wait for all servers otherwise; while one thread asks again, the others do not wait."""
+    asked: list[int] = []
+
+    def ask(host: str, port: int) -> Topology:
+        asked.append(port)
+        raise ConnectionRefusedError(111, f"refused by {host}")
+
+    monkeypatch.setattr(cluster, "_ask", ask)
+    monkeypatch.setattr(cluster, "_servers", lambda: [("a.test", 1)])
+    cluster._epoch = None
+    cluster.try_load()
+    cluster.try_load()
+    with pytest.raises(ConnectionError, match="no server of the cluster answers"):
+        cluster.load()
+    assert asked == [1]
+    cluster._retry_at = 0.0
+    assert cluster.is_due
+    with cluster._lock:
+        assert not cluster.is_due
+    cluster.try_load()
+    assert asked == [1, 1]
+
+
+def test_a_former_primary_that_is_promoted_elsewhere_is_asked_after_the_table_says_so(
+    cluster: Cluster,
+) -> None:
+    """It has the values of another shard, and may lack deletes that other processes have stored for it."""
+    cluster._apply(topology((B, [A, D], [LOW, HIGH]), epoch=2))
+    moved = RedirectedError.read("MOVED 5061 a.test:7000")
+    assert cluster.target(cluster.shards[1], moved) is None
+    cluster._apply(topology((A, [D], [LOW, HIGH]), epoch=3))
+    assert cluster.target(cluster.shards[1], moved) == 0
+    assert held(cluster)[0]

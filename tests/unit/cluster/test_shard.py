@@ -13,10 +13,11 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.node.breaker import Breaker
 from cachebackend.options import NodeAddress
+from cachebackend.protocol.ring.node_deletes import delete_command
 
 
 class Topologies:
@@ -154,3 +155,30 @@ def test_a_replay_to_the_old_primary_does_not_serve_the_new_one(promoted: ShardN
     breaker = promoted.breaker
     assert breaker is not None
     assert breaker.is_open
+
+
+def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(
+    shard: ShardNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is not at this server any more, or nowhere; its other keys would miss too."""
+    unserved, down = NodeUnavailableError("no server"), NodeUnavailableError("down")
+    unserved.ejects = False
+    own: list[Reply] = [1, unserved, RedirectedError.read("MOVED 1 b.test:7000"), b"PONG"]
+
+    class Wire:
+        def send(self, commands: Sequence[Command]) -> None:
+            assert len(commands) == len(own)
+
+        def replies(self, commands: Sequence[Command]) -> list[Reply]:
+            del commands
+            return own
+
+    postponed: list[bytes] = []
+    shard.on_postponed = postponed.extend
+    monkeypatch.setattr(Topologies, "follow", lambda *given: [*given[-1][:2], down, given[-1][3]])
+    wire: Any = Wire()
+    assert shard._exchange(wire, [delete_command([b"a", b"b", b"c"]), (b"PING",)]) == [1, b"PONG"]
+    assert postponed == [b"b", b"c"]
+    own[0] = down
+    with pytest.raises(NodeUnavailableError, match="down"):
+        shard._exchange(wire, [delete_command([b"a", b"b", b"c"]), (b"PING",)])

@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connections, models
-from django.utils.timezone import is_aware
+from django.utils.timezone import get_default_timezone, is_aware, make_naive
 
 from cachebackend.backend.canonical import django_class, referred_field
 from cachebackend.interrupts import raise_interrupt
@@ -217,8 +218,10 @@ def _driver_reader(field: AnyField) -> Callable[[str], Any]:
 
 def _python_value(kind: type[AnyField], field: AnyField, text: str) -> Any:
     value: Any = kind.to_python(field, text)
-    # Django reads rows in UTC; the session of the statement may have had another time zone
-    return value.astimezone(UTC) if isinstance(value, datetime) and is_aware(value) else value
+    if not isinstance(value, datetime) or not is_aware(value):
+        return value
+    # As Django reads it; the session of the statement may have had another time zone
+    return value.astimezone(UTC) if settings.USE_TZ else make_naive(value, get_default_timezone())
 
 
 def _bytes(text: str) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -26,7 +27,7 @@ from cachebackend.invalidation import deletes, relay_listener, trigger_rows, tri
 from cachebackend.models import OutboxRow
 from cacheproject.processes import MANAGE
 from tests.shop.models import Author, Poem, Sonnet
-from tests.zoo.models import Bill, Desk, Label, Moment
+from tests.zoo.models import Arrival, Bill, Desk, Label, Moment
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -602,6 +603,23 @@ def test_a_value_that_python_cannot_read_does_not_lose_a_write(
         Author.objects.create(name="Psappho")
     assert Moment.objects.filter(name="now").exists()
     assert Author.objects.filter(name="Psappho").exists()
+
+
+def test_a_time_without_time_zones_makes_the_keys_of_its_row(
+    program: psycopg.Connection[Any], settings: Any
+) -> None:
+    """Without ``USE_TZ``, Django reads naive times in its own time zone; a trigger writes an offset."""
+    settings.USE_TZ, settings.TIME_ZONE = False, "Asia/Kathmandu"
+    at = datetime(2026, 6, 1, 12)  # as Django reads it
+    Arrival.objects.create(at=at, name="early")
+    Moment.objects.create(at=at, name="now")
+    invalidation.relay()
+    assert [Arrival.cached.get(pk=at).rank, Moment.cached.get(at=at).rank] == [0, 0]
+    program.execute("SET TimeZone = 'Europe/Amsterdam'")
+    program.execute("UPDATE zoo_arrival SET rank = 1")
+    program.execute("UPDATE zoo_moment SET rank = 1")
+    invalidation.relay()
+    assert [Arrival.cached.get(pk=at).rank, Moment.cached.get(at=at).rank] == [1, 1]
 
 
 @pytest.mark.parametrize("output", ["hex", "escape"])

@@ -214,7 +214,8 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
     if seconds := facts.processes.wait_seconds(facts.databases.get(partition, "")):
         using = facts.databases[partition]
         text = f"the workers wait {duration(seconds)} before they try the database {using!r} again"
-        return Reason(partition, Kind.WAITING, f"{text}: {status.drain_error}", "repair the database", since)
+        text = f"{text}: {status.drain_error}" if status.drain_error else text
+        return Reason(partition, Kind.WAITING, text, "repair the database", since)
     if now - (status.failed_at or 0.0) < FAILED_SECONDS:
         text = f"its drains fail: {status.drain_error}"
         return Reason(partition, Kind.FAILING, text, "remove the cause; the workers retry it", since)

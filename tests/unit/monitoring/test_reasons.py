@@ -98,7 +98,7 @@ def process(kind: str, **named: Any) -> Process:
             {"databases": {PARTITION: "default"}},
             [process("worker", waits=[("default", 16.0, NOW)])],
             Kind.WAITING,
-            "the workers wait 16 s before they try the database 'default' again: ",
+            "the workers wait 16 s before they try the database 'default' again",
         ),
         (
             {},
@@ -117,6 +117,7 @@ def test_the_processes_of_the_site_say_more(
     )
     assert reason.kind is kind
     assert reason.text.startswith(text)
+    assert not reason.text.endswith(": ")
 
 
 def test_a_lock_names_what_its_session_waits_for_and_the_drain() -> None:

@@ -95,7 +95,9 @@ class Site:
         port = self._ports[name] = free_port(0)
         command = [sys.executable, str(MANAGE), "runserver", "--noreload", f"127.0.0.1:{port}"]
         self._run(name, command, environment)
-        if wait_for(lambda: self._status_of(name, "/"), START_SECONDS) is None:
+        process = self._processes[name]
+        wait_for(lambda: self._status_of(name, "/") or process.poll() is not None, START_SECONDS)
+        if not self._status_of(name, "/"):
             message = f"{name} does not answer:\n{self.log()[-2000:]}"
             raise RuntimeError(message)
 

@@ -13,7 +13,7 @@ from cachebackend.monitoring.runbook import FaultKind
 from tests.gameday.incidents import Incident
 from tests.gameday.site import Site, wait_for
 
-__all__ = ["COMMANDS", "HEALTHY", "Outcome", "play", "watch_healthy_site"]
+__all__ = ["COMMANDS", "HEALTHY", "Outcome", "places_of", "play", "watch_healthy_site"]
 
 HEALTHY = "healthy hours"
 #: The commands that an operator runs; each exits with 1 if it finds a fault.
@@ -40,6 +40,7 @@ class Outcome:
         seen: Seconds until the page showed it; None: it did not, or there is nothing to show.
         well: Seconds after the repair until the page showed it no more; None: it still did.
         wrong: What was not shown, or shown wrongly, by where: page, metrics, commands, log, exit codes, end.
+        judged: Where something must be shown: page, metrics, commands and log.
         last: The last faults that the page showed after the repair.
         message: The message of the fault.
         way_out: What the page said to do.
@@ -53,6 +54,7 @@ class Outcome:
     seen: float | None = None
     well: float | None = None
     wrong: dict[str, list[str]] = field(default_factory=dict)
+    judged: tuple[str, ...] = ()
     last: str = ""
     message: str = ""
     way_out: str = ""
@@ -65,9 +67,15 @@ class Outcome:
         self.wrong.setdefault(where, []).append(text)
 
 
+def places_of(incident: Incident) -> tuple[str, ...]:
+    """Return where an incident must be shown."""
+    page, log = ("page",) if incident.kind else (), ("log",) if incident.log else ()
+    return (*page, "metrics", "commands", *log)
+
+
 def play(site: Site, incident: Incident) -> Outcome:
     """Play an incident and repair it; return what was shown."""
-    outcome = Outcome(incident.name, str(incident.kind or ""))
+    outcome = Outcome(incident.name, str(incident.kind or ""), judged=places_of(incident))
     before, logged, served = _kinds(site.faults()), site.log_lengths(), Counter(site.responses)
     incident.begin(site)
     try:
@@ -96,7 +104,7 @@ def _is_well(site: Site, ignored: frozenset[str], outcome: Outcome) -> bool:
 
 def watch_healthy_site(site: Site, seconds: float) -> Outcome:
     """Look at a site where nothing is wrong; return what was shown nevertheless."""
-    outcome, served = Outcome(HEALTHY, ""), Counter(site.responses)
+    outcome, served = Outcome(HEALTHY, "", judged=("page", "commands")), Counter(site.responses)
     if wait_for(site.faults, seconds) is not None:
         outcome.add("page", _texts(site.faults()))
     for name, answer in site.commands(*COMMANDS).items():

@@ -13,17 +13,17 @@ __all__ = ["PAGE", "cells", "markdown", "titles", "write"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "production.md"
 _PART = re.compile(r"(<!-- game day -->\n).*?(<!-- end of the game day -->)", re.DOTALL)
-_PLACES = {"page": "page", "metrics": "metrics", "commands": "commands", "log": "log"}
+_PLACES = ("page", "metrics", "commands", "log")
 
 
 def titles() -> Sequence[str]:
     """Return the titles of the columns."""
-    return ("incident", "fault", "seen", *_PLACES.values(), "exit codes", "well again", "pages not served")
+    return ("incident", "fault", "seen", *_PLACES, "exit codes", "well again", "pages not served")
 
 
 def cells(outcome: Outcome) -> Sequence[str]:
     """Return the row of an incident."""
-    judged = ["**no**" if place in outcome.wrong else "yes" for place in _PLACES]
+    judged = [_judgement(outcome, place) for place in _PLACES]
     codes = " ".join(str(outcome.codes.get(name, "-")) for name in COMMANDS)
     return (
         outcome.name,
@@ -50,18 +50,21 @@ def markdown(outcomes: Iterable[Outcome], seconds: float, timeout: float) -> str
     found = "\n".join(wrong) if wrong else "Nothing was missing or wrong."
     return (
         f"Played on {processors} processors with a load average of {load:.1f} at the end, with timeouts of "
-        f"{timeout:g} s for nodes; {HEALTHY_TEXT.format(seconds)}. The exit codes are those of "
-        f"{', '.join(f'`{name}`' for name in COMMANDS)}.\n\n{table}\n\n{found}\n"
+        f"{timeout:g} s for nodes; the healthy site was watched for {seconds:.0f} s. The exit codes are "
+        f"those of {', '.join(f'`{name}`' for name in COMMANDS)}.\n\n{table}\n\n{found}\n"
     )
-
-
-HEALTHY_TEXT = "the healthy site was watched for {:.0f} s"
 
 
 def write(text: str) -> None:
     """Replace the section in the page."""
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(_PART.sub(lambda part: f"{part[1]}\n{text}\n{part[2]}", page), encoding="utf-8")
+
+
+def _judgement(outcome: Outcome, place: str) -> str:
+    if place in outcome.wrong:
+        return "**no**"
+    return "yes" if place in outcome.judged else ""
 
 
 def _seconds(value: float | None) -> str:

@@ -15,7 +15,7 @@ from tests.gameday.site import Site, wait_for
 
 __all__ = ["COMMANDS", "HEALTHY", "Outcome", "places_of", "play", "watch_healthy_site"]
 
-HEALTHY = "healthy hours"
+HEALTHY = "no incident"
 #: The commands that an operator runs; each exits with 1 if it finds a fault.
 COMMANDS = ("ring doctor", "ring status", "writebehind status", "invalidation status")
 #: Faults that say what happened in the last minutes, so that they outlast the incident.

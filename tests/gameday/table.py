@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from tests.gameday.play import COMMANDS, Outcome
 
@@ -13,6 +14,8 @@ __all__ = ["PAGE", "cells", "markdown", "titles", "write"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "production.md"
 _PART = re.compile(r"(<!-- game day -->\n).*?(<!-- end of the game day -->)", re.DOTALL)
+#: The most characters of what was wrong.
+MAX_TEXT = 240
 _PLACES = ("page", "metrics", "commands", "log")
 
 
@@ -42,7 +45,7 @@ def markdown(outcomes: Iterable[Outcome], seconds: float, timeout: float) -> str
     rows = [titles(), ["---"] * len(titles()), *map(cells, outcomes)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     wrong = [
-        f"- {outcome.name}, {place}: {text}"
+        f"- {outcome.name}, {place}: {shorten(text, MAX_TEXT)}"
         for outcome in outcomes
         for place, texts in outcome.wrong.items()
         for text in texts

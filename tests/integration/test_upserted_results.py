@@ -37,8 +37,10 @@ def race(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rac
         waiting = [insert]
 
         def run() -> None:
-            waiting.pop()()
-            connections.close_all()
+            try:
+                waiting.pop()()
+            finally:
+                connections.close_all()
 
         def in_another_thread(write: writes.Write) -> None:
             read(write)
@@ -46,8 +48,8 @@ def race(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rac
                 with ThreadPoolExecutor(1) as pool:
                     pool.submit(run).result()
 
-        if request.param == "as it is":
-            insert()
+        if connection.pg_version >= statement.POSTGRES_18:
+            insert()  # no row is read before the upsert
         monkeypatch.setattr(writes.Write, "_read_conflicting", in_another_thread)
 
     return prepare

@@ -122,7 +122,11 @@ def key_parts(field: AnyField, values: Sequence[Any]) -> list[str | None]:
 @_remember
 def django_class(field_class: type[AnyField]) -> type[AnyField]:
     """Return the class of Django that a class of fields is, or is derived from."""
-    return next(each for each in field_class.__mro__ if each.__module__.startswith("django.db.models."))
+    return next(
+        each
+        for each in field_class.__mro__
+        if issubclass(each, models.Field) and each.__module__.startswith("django.db.models.")
+    )
 
 
 def _decides_as_django(field: AnyField) -> bool:

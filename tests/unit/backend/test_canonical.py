@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,14 @@ from django.db.models.functions import Lower
 from django.utils.functional import lazystr
 from django.utils.safestring import mark_safe
 
-from cachebackend.backend.canonical import canonical_text, is_comparable, is_text, key_part, key_parts
+from cachebackend.backend.canonical import (
+    canonical_text,
+    django_class,
+    is_comparable,
+    is_text,
+    key_part,
+    key_parts,
+)
 from tests.shop.models import Author, Coin, Everything, Line, Meter, Tag
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -48,6 +56,17 @@ EQUAL: dict[str, tuple[Any, list[Any]]] = {
     "address": (field(Everything, "address"), ["2001:db8::1", "2001:DB8:0::1"]),
     "composite": (field(Line, "pk"), [(1, 2), [1, 2], ("1", "2"), (True, 2.0)]),
 }
+
+
+@pytest.mark.parametrize("name", ["ArrayField", "HStoreField", "DateTimeRangeField", "JSONField"])
+def test_a_field_with_a_class_beside_its_base_is_no_error(name: str) -> None:
+    """Django's class of such a field is a class of fields; its values have no text."""
+    fields = import_module("django.contrib.postgres.fields" if name != "JSONField" else "django.db.models")
+    kind = getattr(fields, name)
+    column = kind(models.IntegerField()) if name == "ArrayField" else kind()
+    assert issubclass(django_class(kind), models.Field)
+    assert not is_comparable(column)
+    assert canonical_text(column, None) is None
 
 
 @pytest.mark.parametrize(("column", "values"), EQUAL.values(), ids=EQUAL)

@@ -13,7 +13,12 @@ follows. If a row contradicts them or is gone, the caller loads the result again
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import NoneType
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from django.db.models.constants import LOOKUP_SEP
 
@@ -33,6 +38,8 @@ MAX_BESIDE = 50
 CONTRADICTED: Any = object()
 #: The columns of rows that were read, by their primary keys, for each manager.
 Found = dict[Any, dict[Any, Sequence[Any]]]
+#: The types of most columns. Instances may share their values.
+_UNCHANGEABLE = {bool, bytes, date, datetime, Decimal, float, int, NoneType, str, time, timedelta, UUID}
 
 
 class Before(NamedTuple):
@@ -136,10 +143,12 @@ class WholeRows(NamedTuple):
             plan: The plan of the query.
         """
         self._read({self.manager: keys}, found)
-        rows = _made(self.manager, keys, found)
+        used: set[int] = set()
+        rows = _made(self.manager, keys, found, used)
         if None in rows or not _fit(rows, plan.equalities.get((), {})):
             return None
-        return rows if self._follow(self.relations, [rows] * len(self.relations), found, plan) else None
+        owners = [rows] * len(self.relations)
+        return rows if self._follow(self.relations, owners, found, used, plan) else None
 
     def reading(self, wanted: Mapping[Any, Iterable[Any]]) -> protocol.Operation[Found] | None:
         """Return the operation that reads rows, by manager; None: a manager has no ring cache."""
@@ -159,7 +168,12 @@ class WholeRows(NamedTuple):
                 found[manager] |= rows
 
     def _follow(
-        self, relations: Sequence[Relation], owners: Sequence[Sequence[Any]], found: Found, plan: Plan
+        self,
+        relations: Sequence[Relation],
+        owners: Sequence[Sequence[Any]],
+        found: Found,
+        used: set[int],
+        plan: Plan,
     ) -> bool:
         """Set the related rows of rows, level by level: one scatter reads those of a level.
 
@@ -167,6 +181,7 @@ class WholeRows(NamedTuple):
             relations: The foreign keys of one level.
             owners: The rows that have them, for each foreign key.
             found: The rows that were read already.
+            used: The ``id`` of the columns that an instance has.
             plan: The plan of the query.
 
         Returns:
@@ -184,7 +199,7 @@ class WholeRows(NamedTuple):
         self._read(wanted, found)
         inner: list[tuple[Relation, list[Any]]] = []
         for relation, rows, keys in zip(relations, owners, values, strict=True):
-            related = _made(relation.manager, keys, found)
+            related = _made(relation.manager, keys, found, used)
             equalities = plan.equalities.get(relation.path, {})
             existing = [each for each in related if each is not None]
             if len(existing) < len(keys) - (0 if equalities else keys.count(None)):
@@ -194,7 +209,7 @@ class WholeRows(NamedTuple):
             for row, each in zip(rows, related, strict=True):
                 relation.set(row, each)
             inner += [(each, existing) for each in relation.inner]
-        return self._follow([each for each, _ in inner], [rows for _, rows in inner], found, plan)
+        return self._follow([each for each, _ in inner], [rows for _, rows in inner], found, used, plan)
 
 
 def _all(relations: Sequence[Relation]) -> Iterator[Relation]:
@@ -209,10 +224,19 @@ def _read_side_by_side(managers: Sequence[Any], operations: Sequence[Any]) -> pr
     return dict(zip(managers, rows, strict=True))
 
 
-def _made(manager: Any, keys: Sequence[Any], found: Found) -> list[Any]:
+def _made(manager: Any, keys: Sequence[Any], found: Found, used: set[int]) -> list[Any]:
     """Return an instance for each primary key, as Django does if a row is named twice; None: no such row."""
     columns = found.get(manager, {})
-    return manager.instances([columns.get(key) for key in keys])  # type: ignore[no-any-return]
+    rows = []
+    for key in keys:
+        row = columns.get(key)
+        if row is not None:
+            if id(row) in used:  # a caller may change a list of one instance
+                row = [each if type(each) in _UNCHANGEABLE else deepcopy(each) for each in row]
+            else:
+                used.add(id(row))
+        rows.append(row)
+    return manager.instances(rows)  # type: ignore[no-any-return]
 
 
 def _fit(rows: Sequence[Any], equalities: Equalities) -> bool:

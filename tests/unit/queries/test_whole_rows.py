@@ -87,6 +87,18 @@ def test_related_rows_are_set(poems: Manager, authors: Manager) -> None:
     assert authors.reads == [[5, 6]]
 
 
+def test_no_instance_shares_a_list_with_another_one(poems: Manager, authors: Manager) -> None:
+    """A caller may change the value of one row: Django reads the columns of each instance apart."""
+    poems.rows[1][2], authors.rows[5][2] = [0], {"x": [1]}
+    poems.rows[2][3] = 5
+    found = whole(poems, authors).instances([1, 1, 2], {}, plan())
+    assert found is not None
+    first, again, other = found
+    first.rank.append(2)
+    first.author.rank["x"].append(2)
+    assert (again.rank, again.author.rank, other.author.rank) == ([0], {"x": [1]}, {"x": [1]})
+
+
 def test_rows_that_were_read_are_not_read_again(poems: Manager, authors: Manager) -> None:
     """The others are read, and added."""
     rows: Any = {poems: dict(poems.rows), authors: {5: authors.rows[5]}}

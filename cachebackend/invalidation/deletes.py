@@ -120,15 +120,18 @@ class PendingDeletes:
             self._add_result_change(table, unknown_change(table.model._meta.db_table, self.using))
 
     def add_states(
-        self, model: type[models.Model], rows: Sequence[Row], changes: Sequence[ValueChange]
+        self, model: type[models.Model], rows: Sequence[Row] | None, changes: Sequence[ValueChange]
     ) -> None:
         """Add what is wrong because rows of a model's own table have changed.
 
         Args:
             model: The model.
-            rows: The rows before and after the change.
+            rows: The rows before and after the change; None: which rows changed is not known.
             changes: What they change for results of queries over the table.
         """
+        if rows is None:
+            self.add_model(model)
+            return
         self._add_keys_of(model, rows)
         table = model._meta.db_table
         for each in watched_tables(table):
@@ -187,6 +190,11 @@ class PendingDeletes:
         if self._bytes_of_changes > MAX_CHANGE_BYTES:
             key = change.without_rows().key
         self._add({alias: {key} for alias in table.result_aliases})
+
+    def add_model(self, model: type[models.Model]) -> None:
+        """Add everything that is cached of a model's rows: which rows changed is not known."""
+        for table in tables_of(model):
+            self.add_table(table)
 
     def add_table(self, table: WatchedTable) -> None:
         """Add everything that is cached of a table's rows: which rows changed is not known."""

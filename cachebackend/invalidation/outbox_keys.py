@@ -29,7 +29,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.query_changes import check_changes
 from cachebackend.invalidation.stored_keys import unpack_keys
-from cachebackend.invalidation.tables import models_of_tables, watched_tables
+from cachebackend.invalidation.tables import models_of_tables
 from cachebackend.invalidation.trigger_rows import keys_of_trigger_row, triggered_models
 from cachebackend.invalidation.watched import KeysByAlias
 from cachebackend.models import OutboxRow
@@ -170,10 +170,7 @@ def keys_of_row(row: Any) -> KeysByAlias:
 def _everything_of_model(model: type[models.Model], using: str) -> KeysByAlias:
     """Return keys that stand for everything that is cached of a model's rows."""
     deletes = PendingDeletes(using)
-    concrete = model._meta.concrete_model or model
-    for part in (concrete, *concrete._meta.get_parent_list()):
-        for table in watched_tables(part._meta.db_table):
-            deletes.add_table(table)
+    deletes.add_model(model)
     return deletes.keys
 
 

@@ -60,12 +60,12 @@ class ChangedRows(NamedTuple):
 
     Attributes:
         model: The model to whose own table they belong.
-        rows: Their states, by attribute name.
+        rows: Their states, by attribute name; None: it is not known which rows have changed.
         changes: What the states change for results of queries over that table.
     """
 
     model: type[models.Model]
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] | None
     changes: Sequence[ValueChange]
 
 
@@ -131,7 +131,7 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
         )
         for key, label, rows, _ in cursor.fetchall():
             try:
-                changed[key] = _changed_rows(label, json.loads(rows), using)
+                changed[key] = _changed_rows(label, rows and json.loads(rows), using)
             except Exception as error:  # noqa: BLE001  # a row of triggers may hold anything
                 raise_interrupt(error)
                 logger.warning("the relay handles a change of %r, which cannot be read: %r", label, error)
@@ -140,7 +140,7 @@ def take_trigger_rows(using: str, *, leave: bool = False) -> Iterator[ChangedRow
     yield from changed.values()
 
 
-def _changed_rows(label: str, rows: Iterable[TextRow], using: str) -> ChangedRows:
+def _changed_rows(label: str, rows: Iterable[TextRow] | None, using: str) -> ChangedRows:
     """Return a model with its changed rows.
 
     Raises:
@@ -148,7 +148,10 @@ def _changed_rows(label: str, rows: Iterable[TextRow], using: str) -> ChangedRow
         ValueError: A row cannot be named: its primary key is missing, or cannot be read.
         Exception: The rows have another form than the triggers write.
     """
-    model, texts = apps.get_model(label), list(rows)
+    model = apps.get_model(label)
+    if rows is None:
+        return ChangedRows(model, None, ())
+    texts = list(rows)
     states = rows_of_texts(model, texts, using)
     has_results = any(table.result_aliases for table in watched_tables(model._meta.db_table))
     return ChangedRows(model, states, list(value_changes(model, states, texts, using)) if has_results else ())

@@ -40,7 +40,7 @@ _BODY = """
         RAISE WARNING 'ringcache: the outbox table {outbox} is missing, so a change of {label} is not told';
         RETURN NULL;
     END IF;
-    FOR chunk IN
+    FOR chunk IN{unseen}
         SELECT jsonb_agg(numbered.texts)
         FROM (
             SELECT states.keys
@@ -58,6 +58,12 @@ _BODY = """
     END LOOP;
     RETURN NULL;
 """
+#: A change without rows, which means everything of the model, if TRUNCATE may remove rows that its trigger
+#: does not read: those that the snapshot of the transaction does not have, or that a policy hides.
+_UNSEEN = """
+        SELECT NULL::jsonb
+        WHERE current_setting('transaction_isolation') <> 'read committed' OR row_security_active(TG_RELID)
+        UNION ALL"""
 #: The states of rows of which it is not known which became which. ``n`` and ``o`` are new and old rows.
 _STATES = "SELECT {keys} AS keys, {bound} AS bound FROM {source} AS {row}"
 #: The states of updated rows, and which columns differ between the rows before and after the statement that
@@ -118,6 +124,7 @@ class OutboxTrigger(pgtrigger.Trigger):
             label=model._meta.label_lower,
             limit=ROWS_PER_OUTBOX_ROW,
             most=most_states(value_fields(table)),
+            unseen="" if self.sources else _UNSEEN,
             states=self._states(table),
             channel=CHANNEL,
             wrote=WROTE,

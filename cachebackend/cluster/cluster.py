@@ -235,6 +235,9 @@ class Cluster:
         """
         with self._table_lock:
             former, owners = self.ring.owners, self.ring.owners
+            asked = {
+                index for index, node in self.shards.items() if node.server is not None and not node.server.id
+            }
             for index, shard in self._indexed(topology.shards):
                 self.shards[index].become(shard)
                 for server in (shard.primary, *shard.replicas):
@@ -244,7 +247,7 @@ class Cluster:
             changes = set(zip(former, owners, strict=True)) if former != owners else ()
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
-            self._hold_newcomers({new for _, new in moves}.difference(former))
+            self._hold_newcomers({new for _, new in moves}.difference(former, asked))
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes])
         if moves:
@@ -253,7 +256,8 @@ class Cluster:
     def _hold_newcomers(self, indexes: Iterable[int]) -> None:
         """Eject nodes that get their first slots, until they have what any process has missed.
 
-        One of them may be a replica that was promoted, and that this process did not know as a replica.
+        One of them may be a replica that was promoted, and that this process did not know as one. A node that
+        was asked already gets its slots from other nodes.
         """
         for index in indexes if self.is_loaded else ():
             self.shards[index].hold("slots have moved to it; the deletes that they missed come first")

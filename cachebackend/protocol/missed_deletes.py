@@ -112,8 +112,8 @@ class MissedDeletes:
         """
         with self._lock:
             self._postponed.update(keys)
-            while len(self._postponed) > self.limit:
-                self._postponed.pop()
+            surplus = max(0, int(min(len(self._postponed) - self.limit, len(self._postponed))))
+            self._postponed.difference_update(list(self._postponed)[:surplus])
 
     def rehome(
         self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]

@@ -133,8 +133,9 @@ def requests_counted(url: str) -> int:
 def test_a_server_leaves_no_connection(name: str, servers: Services, tmp_path: Path) -> None:
     """Under load, after reloads, and after the end; each page is answered."""
     arguments, page, processes, at_once = (SERVERS | OTHER_SERVERS)[name]
-    # Each process has at most one connection for each concurrent request, and one for its near cache
-    maximum = processes * (at_once + 1) * len(servers.ring_urls)
+    # Each process has at most one connection for each concurrent request, one for its near cache, and one
+    # for its report
+    maximum = processes * (at_once + 2) * len(servers.ring_urls)
     port = free_port(0)
     bound = ("--bind", f"127.0.0.1:{port}") if arguments[0] == "gunicorn" else ("--port", str(port))
 

@@ -120,7 +120,7 @@ for name in cachebackend.__all__:
     getattr(cachebackend, name)
 call_command("migrate", verbosity=0)
 call_command("check", "--database", "default")
-call_command("ring", "doctor")
+call_command("ring", "status")
 cache.set("k", 1)
 assert cache.get_or_set("k", lambda: 2) == 1
 assert cache.get_or_set("tagged", lambda: 3, tags=[Group]) == 3

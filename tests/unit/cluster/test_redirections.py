@@ -110,7 +110,7 @@ def test_a_redirection_without_a_host_means_the_host_that_was_asked(
 def test_a_primary_that_gets_its_first_slot_is_asked(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table does not name it before it owns a slot; then it gets the missed deletes first."""
+    """The table does not name it before it owns a slot; then it is the same shard, and is not ejected."""
     monkeypatch.setattr(cluster, "reload", lambda: None)
     answers = Answers(monkeypatch, [b"OK", b"1"], [b"OK", b"1"])
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_a_primary_that_gets_its_first_slot_is_asked(
     assert cluster.ring.owner_of_slot(HIGH[1]) == 2
     breaker = cluster.shards[2].breaker
     assert breaker is not None
-    assert breaker.is_open
+    assert not breaker.is_open
 
 
 def test_a_replica_that_the_table_has_not_as_a_primary_is_not_asked(

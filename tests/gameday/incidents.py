@@ -191,39 +191,33 @@ _RING_DOWN = ("ring doctor", "ring status")
 _QUEUE_DOWN = ("ring doctor", "writebehind status")
 _DIFFERS = "ringcache_processes_differing > 0"
 
-INCIDENTS = [
-    Incident(
-        "node killed",
-        *killed("ring-a"),
+
+def _node_down(
+    name: str, node: str, begin: Callable[[Site], None], end: Callable[[Site], None], *words: str
+) -> Incident:
+    """Return an incident in which a ring node does not serve."""
+    return Incident(
+        name,
+        begin,
+        end,
         FaultKind.NODE_DOWN,
-        ("ring-a",),
-        _up("ring-a"),
+        (node, *words),
+        _up(node),
         fails=_RING_DOWN,
         may_fail=("invalidation status",),
-        log="ring-a",
-    ),
-    Incident(
+        log=node,
+    )
+
+
+INCIDENTS = [
+    _node_down("node killed", "ring-a", *killed("ring-a")),
+    _node_down(
         "node hung",
+        "ring-b",
         lambda site: site.services.stop("ring-b"),
         lambda site: site.services.resume("ring-b"),
-        FaultKind.NODE_DOWN,
-        ("ring-b",),
-        _up("ring-b"),
-        fails=_RING_DOWN,
-        may_fail=("invalidation status",),
-        log="ring-b",
     ),
-    Incident(
-        "node with another password",
-        refuse_password,
-        accept_password,
-        FaultKind.NODE_DOWN,
-        ("ring-b", "password"),
-        _up("ring-b"),
-        fails=_RING_DOWN,
-        may_fail=("invalidation status",),
-        log="ring-b",
-    ),
+    _node_down("node with another password", "ring-b", refuse_password, accept_password, "password"),
     Incident(
         "node restarted empty",
         lambda site: site.services.restart("ring-c"),

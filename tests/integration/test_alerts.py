@@ -86,6 +86,16 @@ def write(meter: Meter) -> None:
         Meter.behind.update(meter.pk, count=F("count") + 1)
 
 
+def written_without_queue(services: Services, meter: Meter) -> Step:
+    """Return what is shown of writes while the queue node is dead."""
+    services.kill("queue-a")
+    try:
+        write(meter)
+        return during()
+    finally:
+        restart_queue(services)
+
+
 @needs_promtool
 class TestIncidents:
     """Each incident is made on real servers, and its metrics are recorded."""
@@ -121,12 +131,7 @@ class TestIncidents:
         """Writes fail, too."""
         meter = Meter.objects.create()
         before = well()
-        services.kill("queue-a")
-        try:
-            write(meter)
-            step = during()
-        finally:
-            restart_queue(services)
+        step = written_without_queue(services, meter)
         fires([before, step], "RingcacheQueueNodeDown", "RingcacheWritesRefused")
 
     def test_writes_that_are_dropped(
@@ -137,12 +142,7 @@ class TestIncidents:
         meter = Meter.objects.create()
         with override_settings(WRITE_BEHIND=django_settings.WRITE_BEHIND | {"on_unavailable": "drop"}):
             before = well()
-            services.kill("queue-a")
-            try:
-                write(meter)
-                step = during()
-            finally:
-                restart_queue(services)
+            step = written_without_queue(services, meter)
         fires([before, step], "RingcacheQueueNodeDown", "RingcacheWritesDropped")
 
     def test_a_queue_node_whose_memory_is_full(self, fires: Fires) -> None:

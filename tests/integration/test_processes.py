@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import StringIO
+from functools import partial
 from typing import Any
 
 import pytest
 from celery import signals
-from django.core.management import call_command
 from django.test import override_settings
 
 from cachebackend import RingCache, tasks
@@ -20,6 +18,10 @@ from cachebackend.telemetry import processes, this_process
 from cachebackend.telemetry.processes import read_processes, report_this_process, withdraw_this_process
 from cachebackend.writebehind.running_drains import running
 from cacheproject.services import Services
+from tests.commands import report_of
+
+#: Runs ``manage.py ring`` with ``--json``, and returns its object.
+command = partial(report_of, "ring")
 
 pytestmark = [
     pytest.mark.ring_of_nodes,
@@ -49,17 +51,6 @@ def report_another(kind: str = "web", **settings: Any) -> None:
     """Report a process that has other settings, and read the settings of this one again."""
     with another_process(kind), override_settings(**settings):
         report_this_process()
-
-
-def command(*words: str, code: int = 0) -> dict[str, Any]:
-    out, ended = StringIO(), 0
-    try:
-        call_command("ring", *words, "--json", stdout=out, stderr=StringIO())
-    except SystemExit as end:
-        ended = int(end.code or 0)
-    assert ended == code, out.getvalue()
-    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
-    return report
 
 
 def caches_with(settings: Any, **block: Any) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -28,6 +28,10 @@ from cachebackend.telemetry import this_process
 from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.telemetry.processes import report_this_process
 from cacheproject.services import Services
+from tests.commands import report_of
+
+#: Runs ``manage.py ring`` with ``--json``, and returns its object.
+command = partial(report_of, "ring")
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -40,18 +44,6 @@ def worker(empty_nodes: None) -> None:
     """A worker has just run the periodic tasks."""
     for task in ("relay", "tick"):
         record_run(task)
-
-
-def command(*words: str, code: int = 0) -> dict[str, Any]:
-    """Run ``ring`` with ``--json``; return its object."""
-    out, ended = StringIO(), 0
-    try:
-        call_command("ring", *words, "--json", stdout=out, stderr=StringIO())
-    except SystemExit as end:
-        ended = int(end.code or 0)
-    assert ended == code, out.getvalue()
-    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
-    return report
 
 
 @pytest.mark.ring_of_nodes

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from io import StringIO
+from functools import partial
 from typing import Any
 
 from django.conf import settings
-from django.core.management import call_command
 from django.test import override_settings
 
 from cachebackend import writebehind
 from cachebackend.writebehind.queue import project_queue
+from tests.commands import report_of
 
 __all__ = ["command", "drain_all", "one_partition", "restore_keys", "saved_keys"]
+
+#: Runs ``manage.py writebehind`` with ``--json``, and returns its object.
+command = partial(report_of, "writebehind")
 
 
 def drain_all() -> list[writebehind.Drained]:
@@ -37,15 +39,3 @@ def restore_keys(saved: dict[bytes, bytes]) -> None:
     node.call((b"FLUSHALL",))
     for key, dump in saved.items():
         node.call((b"RESTORE", key, b"0", dump))
-
-
-def command(*words: str, code: int = 0) -> dict[str, Any]:
-    """Run ``manage.py writebehind`` and return its JSON report."""
-    out, ended = StringIO(), 0
-    try:
-        call_command("writebehind", *words, "--json", stdout=out, stderr=StringIO())
-    except SystemExit as end:
-        ended = int(end.code or 0)
-    assert ended == code, out.getvalue()
-    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
-    return report

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
-from cacheproject.processes import MANAGE
+from tests.commands import reports_of_program
 
 SECONDS = "5"
 MODES = ("--modes", "commit", "strict")
@@ -15,17 +11,8 @@ def test_no_read_is_older_than_what_was_acknowledged_before_it() -> None:
 
     `make soak` runs longer.
     """
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.live.checker", "--seconds", SECONDS, *MODES, "--json"],
-        cwd=MANAGE.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    for line in finished.stdout.splitlines():
-        report = json.loads(line)
+    reports = reports_of_program("tests.live.checker", "--seconds", SECONDS, *MODES, timeout=120)
+    for report in reports:
         assert report["stale"] == 0 or report["mode"] == "commit"
         assert report["reads"] > 100
         assert report["writes"] > 10

@@ -69,18 +69,11 @@ class RingClient(SingleKeyClient):
             options.codec, options.compressor, options.compress_over_bytes, secrets, options.max_value_bytes
         )
         self.context = Context(self.ring, codec, options, clock, self.counters)
-        endpoints = [node.endpoint for node in options.all_nodes]
-        is_old = bool(options.leaving or options.leaving_cluster)
-        is_warm = is_old and options.warm
-        if others := options.joining or options.leaving:
-            indexes = tuple(endpoints.index(node.endpoint) for node in others)
-            self.context.ring_change = RingChange(_ring(others, options), indexes, is_old, is_warm)
-        elif other_cluster is not None:
-            self.context.ring_change = RingChange(other_cluster.ring, None, is_old, is_warm)
+        self.context.ring_change = _ring_change(options, other_cluster)
         if options.gutter:
             self.context.gutter = Gutter(
                 _ring(options.gutter, options),
-                tuple(endpoints.index(node.endpoint) for node in options.gutter),
+                _indexes(options.gutter, options),
                 max(1, int(options.gutter_timeout * 1000)),
                 lambda node: self.nodes[node].is_ejected,
             )
@@ -236,6 +229,21 @@ def _cluster(
         address_map=options.address_map,
         nodes=nodes,
     )
+
+
+def _ring_change(options: RingOptions, other_cluster: Cluster | None) -> RingChange | None:
+    """Return the other ring of a change; None: the ring does not change."""
+    is_old = bool(options.leaving or options.leaving_cluster)
+    is_warm = is_old and options.warm
+    if others := options.joining or options.leaving:
+        return RingChange(_ring(others, options), _indexes(others, options), is_old, is_warm)
+    return None if other_cluster is None else RingChange(other_cluster.ring, None, is_old, is_warm)
+
+
+def _indexes(nodes: Sequence[NodeAddress], options: RingOptions) -> tuple[int, ...]:
+    """Return the index of each node among those of the client."""
+    endpoints = [node.endpoint for node in options.all_nodes]
+    return tuple(endpoints.index(node.endpoint) for node in nodes)
 
 
 def _ring(nodes: Sequence[NodeAddress], options: RingOptions) -> Ring:

@@ -11,38 +11,35 @@ import logging
 import os
 import threading
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
+from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import QUESTIONS, Server, Shard, Topology, read_topology
+from cachebackend.cluster.topology import Server, Shard, Topology
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import RedirectedError, RingCacheError
+from cachebackend.errors import RedirectedError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
-from cachebackend.node.blocking import Connection
-from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
 from cachebackend.ring import ClusterRing, cluster_slot
 from cachebackend.threads import is_thread_refused, start_thread
 
+if TYPE_CHECKING:
+    from cachebackend.node.clients import RedisClient
+
 __all__ = ["Cluster", "Rehome"]
 
+logger = logging.getLogger("cachebackend")
 #: Stands for the shards of any cluster in the outbox. The addresses in the URL may change while deletes are
 #: pending, and an alias has one cluster, or two while its ring changes: both get the deletes then.
 ENDPOINT = "cluster"
 #: Seconds after an attempt to read the first topology in which there is no other one.
 RETRY_SECONDS = 1.0
-
-if TYPE_CHECKING:
-    from cachebackend.node.clients import RedisClient
-
-logger = logging.getLogger("cachebackend")
 #: Gives what old owners of slots have missed to the new owners, and returns these. Its arguments are a
 #: function that returns the new owner of a key, and the old and new owners.
 Rehome: TypeAlias = Callable[[Callable[[bytes], int], Collection[tuple[int, int]]], set[int]]
@@ -82,6 +79,7 @@ class Cluster:
         self._timeouts = timeouts
         self._clock = clock
         self._address_map = address_map or (lambda host, port: (host, port))
+        self._reader = TopologyReader(address, timeouts, password, self._address_map)
         self.nodes: list[Node] = [] if nodes is None else nodes
         self.shards: dict[int, ShardNode] = {}
         self.ring = ClusterRing(len(self.nodes))
@@ -185,45 +183,12 @@ class Cluster:
             logger.warning("the topology of the cluster cannot be read: %s", error)
 
     def _read(self) -> Topology:
-        """Return the first topology that is not older than the last one, or the best that any server has."""
-        found: list[Topology] = []
-        failure = ""
-        for host, port in self._servers():
-            try:
-                topology = self._ask(host, port)
-            except (*CONNECTION_ERRORS, RingCacheError) as error:
-                raise_interrupt(error)
-                failure = failure or f": {host}:{port} {error}"
-                continue
-            if topology.is_ok and topology.epoch >= (self._epoch or 0) and topology.shards:
-                return topology
-            found.append(topology)
-        best = max(found, key=lambda each: (bool(each.shards), each.is_ok, each.epoch), default=None)
-        if best is None or not best.shards:
-            message = "no server of the cluster answers" if best is None else "the cluster has no slots yet"
-            raise ConnectionError(message + failure)
-        return best
-
-    def _servers(self) -> Iterator[tuple[str, int]]:
-        """Yield the address of each server to ask: first those that probably answer."""
-        known = [node for node in self.shards.values() if node.server is not None]
-        is_open = {node: node.breaker is not None and node.breaker.is_open for node in known}
-        primaries = [node.server for node in known if node.server is not None and not is_open[node]]
-        replicas = [server for node in known for server in node.replicas]
-        failed = [node.server for node in known if node.server is not None and is_open[node]]
-        addresses = [(server.host, server.port) for server in (*primaries, *replicas)]
-        yield from dict.fromkeys(
-            (*addresses, *self._seeds(), *[(server.host, server.port) for server in failed])
-        )
-
-    def _seeds(self) -> list[tuple[str, int]]:
-        return [self._address_map(*host) for host in self._address.hosts]
-
-    def _ask(self, host: str, port: int) -> Topology:
-        handshake = Handshake(self._address.node_url(host, port), *self._timeouts, self._password)
-        with closing(Connection(handshake, self._timeouts[1])) as connection:
-            connection.send(QUESTIONS)
-            return read_topology(list(connection.replies(QUESTIONS)), host, self._address_map)
+        """Return the topology, of the servers that probably answer before the others."""
+        known = [(node, node.server) for node in self.shards.values() if node.server is not None]
+        failed = [server for node, server in known if node.breaker is not None and node.breaker.is_open]
+        working = [server for _, server in known if server not in failed]
+        replicas = [server for node, _ in known for server in node.replicas]
+        return self._reader.read([*working, *replicas], failed, self._epoch or 0)
 
     def _apply(self, topology: Topology) -> None:
         """Use a topology: the deletes that slots' old owners have missed go with the slots.
@@ -232,6 +197,9 @@ class Cluster:
         2. process   records it for B, and ejects B
         3. process   uses the new table: a reader of the key finds B ejected
         4. probe     replays the delete to B, which serves reads from now on
+
+        A node that gets its first slots is ejected too: it may be a replica that was promoted, and that this
+        process did not know as one. If it was asked before, it gets its slots from other nodes.
         """
         with self._table_lock:
             former, owners = self.ring.owners, self.ring.owners
@@ -247,23 +215,20 @@ class Cluster:
             changes = set(zip(former, owners, strict=True)) if former != owners else ()
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
-            self._hold_newcomers({new for _, new in moves}.difference(former, asked))
+            if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
+                self._hold({new for _, new in moves}.difference(former, asked))
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes])
         if moves:
             self.on_change()
 
-    def _hold_newcomers(self, indexes: Iterable[int]) -> None:
-        """Eject nodes that get their first slots, until they have what any process has missed.
-
-        One of them may be a replica that was promoted, and that this process did not know as one. A node that
-        was asked already gets its slots from other nodes.
-        """
-        for index in indexes if self.is_loaded else ():
-            self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
-
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:
-        for index in self.rehome(owner, moves) if moves and self.rehome is not None else ():
+        if moves and self.rehome is not None:
+            self._hold(self.rehome(owner, moves))
+
+    def _hold(self, indexes: Iterable[int]) -> None:
+        """Eject nodes until they have the deletes that the slots' old owners missed."""
+        for index in indexes:
             self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
 
     def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
@@ -302,7 +267,7 @@ class Cluster:
 
         login = next(iter(self.shards.values())).handshake.login
         url = self._address.node_url("cluster", 1)
-        return cluster_client_of(self._seeds(), url, login, self._timeouts, self._address_map)
+        return cluster_client_of(self._address.hosts, url, login, self._timeouts, self._address_map)
 
     def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, with those that were redirected sent where they belong."""

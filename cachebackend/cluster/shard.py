@@ -76,12 +76,13 @@ class ShardNode(Node):
         self._served: Server | None = None
         #: The primary to which the present probe replays deletes.
         self._probed: Server | None = None
-        #: The identifier of the thread that runs the present probe.
-        self._prober = 0
+        #: The thread that runs the present probe, or has run the last one.
+        self._prober: threading.Thread | None = None
         #: Called when another server has become the primary; None: nothing depends on it.
         self.on_moved: Callable[[], None] | None = None
-        #: Called with keys whose deletes other servers must confirm, and have not.
-        self.on_postponed: Callable[[Sequence[bytes]], None] | None = None
+        #: Called with keys whose deletes other servers must confirm, and have not; returns whether it has
+        #: recorded them. None: nothing does.
+        self.on_postponed: Callable[[Sequence[bytes]], bool] | None = None
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
@@ -106,7 +107,7 @@ class ShardNode(Node):
         if server is None:
             message = "the cluster has no shard that owns slots"
             raise ConnectionError(message)
-        if server != self._served and threading.get_ident() != self._prober:
+        if server != self._served and threading.current_thread() is not self._prober:
             message = "it was promoted, and has not got yet the deletes that its primary missed"
             raise ConnectionError(message)
         return server.host, server.port
@@ -178,7 +179,7 @@ class ShardNode(Node):
 
     def _prepare_probe(self) -> None:
         """Read the topology: a replica may have been promoted."""
-        self._prober = threading.get_ident()
+        self._prober = threading.current_thread()
         self._cluster.reload()
         self._probed = self.server
 
@@ -212,16 +213,17 @@ class ShardNode(Node):
 
         If the probe failed because of keys that nobody reads from this node, its other keys would miss too.
         """
-        keys: list[bytes] = []
-        for position, (command, first, reply) in enumerate(zip(commands, own, replies, strict=True)):
-            is_elsewhere = first.__class__ is RedirectedError or (
-                isinstance(reply, NodeUnavailableError) and not reply.ejects
-            )
-            if isinstance(reply, RingCacheError) and is_elsewhere and isinstance(command, ScriptCall):
-                keys += [key for key in command.keys if isinstance(key, bytes)]
+        elsewhere = [
+            position
+            for position, (command, first, reply) in enumerate(zip(commands, own, replies, strict=True))
+            if isinstance(reply, RingCacheError)
+            and isinstance(command, ScriptCall)
+            and (first.__class__ is RedirectedError or not getattr(reply, "ejects", True))
+        ]
+        keys = [bytes(commands[position][3]) for position in elsewhere]  # type: ignore[arg-type]  # KEYS are bytes
+        if keys and self.on_postponed is not None and self.on_postponed(keys):
+            for position in elsewhere:
                 replies[position] = 0
-        if keys and self.on_postponed is not None:
-            self.on_postponed(keys)
 
 
 class _Replies:

@@ -105,15 +105,32 @@ class MissedDeletes:
         with self._lock:
             return _missed_keys(self._recorded.pop(node, ()))
 
-    def postpone(self, keys: Iterable[bytes]) -> None:
+    def postpone(self, keys: Iterable[bytes]) -> bool:
         """Record deletes that no node can confirm now, because a cluster is changing.
 
-        They are recorded for the owners of the keys when slots get other owners. The outbox has them too.
+        They are tried again with the next replay to the owners of the keys, and when slots get other owners.
+
+        Returns:
+            Whether they are recorded: there may be too many.
         """
         with self._lock:
-            self._postponed.update(keys)
-            surplus = max(0, int(min(len(self._postponed) - self.limit, len(self._postponed))))
-            self._postponed.difference_update(list(self._postponed)[:surplus])
+            postponed = self._postponed.union(keys)
+            if len(postponed) > self.limit:
+                return False
+            self._postponed = postponed
+            return True
+
+    def resume(self, node: int, may_hold: Callable[[int, bytes], bool]) -> None:
+        """Record for a node the deletes that were postponed and concern it.
+
+        Args:
+            node: The index of the node.
+            may_hold: Returns whether a node may hold a key.
+        """
+        with self._lock:
+            for key in [key for key in self._postponed if may_hold(node, key)]:
+                self._recorded.setdefault(node, {}).setdefault(key, _NEVER)
+                self._postponed.discard(key)
 
     def rehome(
         self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]

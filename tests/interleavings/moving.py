@@ -127,13 +127,15 @@ class MovingProcess(Process):
         self.former_owner: int | None = None
         #: The last version whose delete it has missed while it ejected the owner.
         self.owed = 0
+        #: How many commands have failed, beside those to a shard that waits for its replay.
+        self.failures = 0
         self.cluster = cluster = Cluster(_ADDRESS, (1.0, 1.0), self.clock)
         self.context = Context(cluster.ring, CODEC, OPTIONS, self.clock, Counters(Counts))
         self.context.missed = MissedDeletes(world.scenario.replay_limit, self.slow)
         self.context.on_missed = self._on_missed
         self.context.patterns = {b"*"}
         cluster.on_node, cluster.rehome = self._prepare, self._rehome
-        cluster._ask = lambda host, _: world.pair.topology([s.host for s in SERVERS].index(host))  # type: ignore[method-assign]
+        cluster._reader._ask = lambda host, _: world.pair.topology([s.host for s in SERVERS].index(host))  # type: ignore[method-assign]
         cluster.reload_soon = self._reload_soon  # type: ignore[method-assign]
         self._prepare(0, cluster.shards[0])
         cluster.load()
@@ -172,7 +174,10 @@ class MovingProcess(Process):
             effect = next(operation)
             while True:
                 if isinstance(effect, Send):
-                    effect = operation.send(_perform(effect, self.cluster.nodes, failed))
+                    replies = _perform(effect, self.cluster.nodes, failed)
+                    errors = [str(reply) for reply in replies if isinstance(reply, NodeUnavailableError)]
+                    self.failures += sum("is ejected" not in error for error in errors)
+                    effect = operation.send(replies)
                 else:
                     effect = operation.send(call.step(effect))
         except StopIteration as end:
@@ -300,7 +305,8 @@ class MovingWorld(World):
         if value is not None and value < self.committed:
             self.wrong.append(f"version {value} is cached although {self.committed} is committed")
         if not self.scenario.accidents:
-            failures = sum(each.context.counters.total().node_failures for each in (*self.processes, process))
+            failures = process.context.counters.total().node_failures
+            failures += sum(each.failures for each in self.processes if isinstance(each, MovingProcess))
             if failures:
                 self.wrong.append(f"{failures} commands have failed although both servers answer")
 

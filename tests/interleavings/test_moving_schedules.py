@@ -24,7 +24,9 @@ from tests.interleavings.world import TAG
 
 SCENARIOS = {
     "a reader, a writer": MovingScenario((MovingReader, MovingWriter, Mover), OLD),
-    # A server that gets its first slot is ejected until its replay, which no actor steps here
+    "a reader, a writer, a server that gets its first slot": MovingScenario(
+        (MovingReader, MovingWriter, Mover), OLD, is_new=True
+    ),
     "a reader of two, a slot that returns": MovingScenario((MovingReaderOfTwo, Returner), OLD),
     "a writer, a slot that returns": MovingScenario((MovingWriter, Returner), OLD),
     "strict: a reader, a writer": MovingScenario((MovingReader, MovingStrictWriter, Mover), OLD),

@@ -142,7 +142,7 @@ def test_a_promoted_server_is_served_when_it_has_the_missed_deletes(promoted: Sh
         promoted.primary()
     promoted._prepare_probe()
     assert promoted.primary() == ("b.test", 7000)
-    promoted._prober = 0
+    promoted._prober = None
     promoted._replay_and_close(lambda _: [])
     assert (promoted.primary(), breaker.is_open) == (("b.test", 7000), False)
 
@@ -174,7 +174,7 @@ def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(
             return own
 
     postponed: list[bytes] = []
-    shard.on_postponed = postponed.extend
+    shard.on_postponed = lambda keys: postponed.extend(keys) is None
     monkeypatch.setattr(Topologies, "follow", lambda *given: [*given[-1][:2], down, given[-1][3]])
     wire: Any = Wire()
     assert shard._exchange(wire, [delete_command([b"a", b"b", b"c"]), (b"PING",)]) == [1, b"PONG"]

@@ -72,3 +72,14 @@ def test_taken_keys_are_no_longer_recorded(missed: MissedDeletes, clock: HeldClo
     assert missed.take(0) == MissedKeys()
     assert (missed.count(0), missed.count(1)) == (0, 1)
     assert missed.add(0, MissedKeys((b"1",))) == MissedKeys((b"1",))
+
+
+def test_postponed_deletes_are_recorded_again_for_the_node_that_has_the_key() -> None:
+    """With its next replay; there is a limit, beyond which the replay fails instead."""
+    missed = MissedDeletes(2, HeldClock())
+    assert missed.postpone([b"a", b"b"])
+    assert not missed.postpone([b"c"])
+    missed.resume(1, lambda node, key: node == 1 and key == b"a")
+    assert (missed.count(0), missed.take(1), missed.take(1)) == (0, MissedKeys((b"a",)), MissedKeys())
+    assert missed.rehome(lambda _: 3, {(0, 3)}, {0, 3}) == {3}
+    assert missed.take(3) == MissedKeys((b"b",))

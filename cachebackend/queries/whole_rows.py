@@ -244,7 +244,9 @@ def _fit(rows: Sequence[Any], equalities: Equalities) -> bool:
     for field, texts in equalities.items():
         fitting: set[Any] = set()  # most rows have the same value
         for row in rows:
-            value = getattr(row, field.attname)
+            # As it was read: the attribute of a file is an object also if the column is NULL
+            read = row.__dict__
+            value = read[field.attname] if field.attname in read else getattr(row, field.attname)
             if (value.__class__, value) in fitting:
                 continue
             if (None if value is None else canonical_text(field, value)) not in texts:

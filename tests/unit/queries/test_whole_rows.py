@@ -11,7 +11,7 @@ from cachebackend.effects import Operation, Send
 from cachebackend.managers.rows import RowShape
 from cachebackend.queries.relations import Relation
 from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
-from tests.zoo.models import Author, Poem
+from tests.zoo.models import Author, Poem, Sample
 
 
 class Manager:
@@ -129,6 +129,15 @@ def test_rows_that_fit_the_query(poems: Manager, authors: Manager) -> None:
     """Each row has one of the values."""
     fits = plan(poem={"rank": {"0", "1"}}, author={"name": {"x", "y"}})
     assert whole(poems, authors).instances([1, 3], {}, fits) is not None
+
+
+@pytest.mark.parametrize(("name", "fits"), [(None, True), ("a.pdf", False)])
+def test_a_file_is_compared_as_the_database_has_it(name: str | None, fits: bool) -> None:
+    """Its attribute is an object, also if the column is NULL."""
+    fields = Sample._meta.concrete_fields
+    row = [name if field.attname == "file" else 1 if field.primary_key else None for field in fields]
+    no_file = SimpleNamespace(equalities={(): {Sample._meta.get_field("file"): {None}}})
+    assert (WholeRows(Manager(Sample, {1: row})).instances([1], {}, no_file) is not None) == fits
 
 
 def test_what_is_read_is_shown(poems: Manager, authors: Manager) -> None:

@@ -58,7 +58,7 @@ def _row(fault: Fault, admin_site: str) -> dict[str, Any]:
 
 
 def _href(fault: Fault, admin_site: str) -> str:
-    if fault.kind == FaultKind.WRITES_PARKED:
+    if fault.kind in {FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED}:
         return parked_url(admin_site)
     if fault.subject:
         return f"#{partition_anchor(fault.subject)}"

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
-from django.db.models import Count, Min
+from django.db.models import Count, Exists, Min, OuterRef
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
@@ -44,6 +45,27 @@ _KINDS = {
 }
 
 
+#: Seconds for which writes may be tried again before that is a fault: rows that refer to each other are in a
+#: wrong order for a moment.
+RETRIED_SECONDS = 5.0
+
+
+class Parked(NamedTuple):
+    """Parked writes of some databases.
+
+    Attributes:
+        kept: Those that a person retries or discards.
+        kept_since: When the first of them was parked, in seconds since 1970; None if none is.
+        retried: Those that the workers try again, and the later ones of the same rows.
+        retried_since: When the first of those was parked.
+    """
+
+    kept: int = 0
+    kept_since: float | None = None
+    retried: int = 0
+    retried_since: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over partitions; what did not answer is not in them.
@@ -55,7 +77,10 @@ class Totals:
         rows: Rows that drained batches changed, since the queues were new.
         missing: Rows that those batches named and that did not exist.
         parked: Writes that Postgres refused.
-        parked_since: When the first of them was parked, in seconds since 1970; None if none is.
+        parked_since: When the first of those that a person retries was parked, in seconds since 1970; None if
+            none is.
+        retried: Those of them that the workers try again, because they wait for a lock or for another row.
+        retried_since: When the first of those was parked.
         database_faults: For each database that does not answer, that its parked writes are not counted.
     """
 
@@ -67,6 +92,8 @@ class Totals:
     parked_since: float | None = None
     bytes: int = 0
     database_faults: Sequence[str] = ()
+    retried: int = 0
+    retried_since: float | None = None
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
@@ -75,16 +102,18 @@ class Totals:
         Parked writes are counted in their table: they outlive the queue and the model that they
         came from, and a partition that is on two nodes has them once.
         """
-        parked, since, faults = _parked()
+        parked, faults = _parked()
         return cls(
             sum(each.fields or 0 for each in partitions),
             max((each.oldest_seconds or 0.0 for each in partitions), default=0.0),
             sum(each.rows or 0 for each in partitions),
             sum(each.missing or 0 for each in partitions),
-            parked,
-            since,
+            parked.kept + parked.retried,
+            parked.kept_since,
             sum(each.bytes or 0 for each in partitions),
             faults,
+            parked.retried,
+            parked.retried_since,
         )
 
 
@@ -190,22 +219,30 @@ def queue_figures(*, is_database_up: bool = True, processes: ProcessFigures | No
         return QueueFigures(is_on=True, faults=[fault])
 
 
-def _parked() -> tuple[int, float | None, Sequence[str]]:
-    """Return how many writes are parked and since when, and what is wrong with a database."""
+def _parked() -> tuple[Parked, Sequence[str]]:
+    """Return the parked writes, and what is wrong with a database."""
     known = writebehind.all_databases()
     asked = ask_databases(_parked_in, READ_TIMEOUT, known)
-    firsts = [first for _, first in asked.found.values() if first is not None]
     late = {f"database {using!r}": error for using, error in asked.errors.items()}
     faults = [
         f"The {name} does not answer, so its parked writes are not known: {error}"
         for name, error in (known.errors | late).items()
     ]
-    return sum(count for count, _ in asked.found.values()), min(firsts, default=None), faults
+    found = asked.found.values()
+    return Parked(
+        sum(each.kept for each in found),
+        min((each.kept_since for each in found if each.kept_since is not None), default=None),
+        sum(each.retried for each in found),
+        min((each.retried_since for each in found if each.retried_since is not None), default=None),
+    ), faults
 
 
-def _parked_in(using: str) -> tuple[int, float | None]:
-    row = ParkedWrite.objects.using(using).aggregate(count=Count("pk"), first=Min("created"))
-    return row["count"], row["first"] and row["first"].timestamp()
+def _parked_in(using: str) -> Parked:
+    writes = ParkedWrite.objects.using(using).order_by()
+    of_row = writes.filter(label=OuterRef("label"), key=OuterRef("key"), retry_at__isnull=False)
+    counted = writes.values(is_retried=Exists(of_row)).annotate(count=Count("pk"), first=Min("created"))
+    groups = {each["is_retried"]: (each["count"], each["first"].timestamp()) for each in counted}
+    return Parked(*groups.get(False, (0, None)), *groups.get(True, (0, None)))
 
 
 def _figures(
@@ -268,9 +305,14 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
 
 
 def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
-    if figures.parked:
-        message = f"{figures.parked:,} writes are parked because Postgres refused them."
-        yield Fault(FaultKind.WRITES_PARKED, message, figures.totals.parked_since)
+    totals = figures.totals
+    if figures.parked and (count := figures.parked - totals.retried):
+        message = f"{count:,} writes are parked because Postgres refused them."
+        yield Fault(FaultKind.WRITES_PARKED, message, totals.parked_since)
+    since = totals.retried_since
+    if figures.parked and since is not None and time.time() - since > RETRIED_SECONDS:
+        message = f"{totals.retried:,} writes wait for locks or for other rows, and are tried again."
+        yield Fault(FaultKind.WRITES_RETRIED, message, since)
 
 
 def _lost_faults(figures: QueueFigures) -> Iterator[Fault]:

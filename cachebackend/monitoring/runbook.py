@@ -44,6 +44,7 @@ class FaultKind(StrEnum):
     NEWER_CODE = "newer-code"
     DRAINS_FAIL = "drains-fail"
     WRITES_PARKED = "writes-parked"
+    WRITES_RETRIED = "writes-retried"
     #: Not a fault: the page lists such queries, with a link to the section
     QUERY_NOT_CACHED = "query-not-cached"
 
@@ -99,7 +100,9 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},
-    FaultKind.DATABASE_DOWN: _LATE_WRITES | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED},
+    FaultKind.DATABASE_DOWN: _LATE_WRITES
+    | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED},
+    FaultKind.PARTITION_BLOCKED: frozenset({FaultKind.DRAINS_FAIL, FaultKind.WRITES_RETRIED}),
     FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_FULL: _LOST_WRITES,

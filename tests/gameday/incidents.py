@@ -308,9 +308,9 @@ INCIDENTS = [
         "rows locked in Postgres",
         lock_row,
         unlock,
-        FaultKind.PARTITION_BLOCKED,
-        ("pg_terminate_backend", "idle in transaction"),
-        'ringcache_behind_partitions{reason="blocked"} > 0',
+        FaultKind.WRITES_RETRIED,
+        ("locks", "end the session"),
+        "ringcache_behind_parked > 0",
         fails=_QUEUE_DOWN,
     ),
     Incident(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from cachebackend.counters import DrainCounts
 from cachebackend.monitoring import QueueFigures, queues
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
-from cachebackend.monitoring.queues import Totals, _lost_faults, queue_figures
+from cachebackend.monitoring.queues import Parked, Totals, _lost_faults, queue_figures
 from cachebackend.monitoring.reasons import Kind, Reason
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES
@@ -24,7 +25,7 @@ ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)
 
 def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the queue nodes change, a partition has a queue on the old and on the new one."""
-    monkeypatch.setattr(queues, "_parked", lambda: (4, 40.0, ()))
+    monkeypatch.setattr(queues, "_parked", lambda: (Parked(3, 40.0, 1, 50.0), ()))
     totals = Totals.of(
         [
             PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3),
@@ -32,8 +33,8 @@ def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.Monke
             PartitionStatus(TWO, "b", missing=2, parked=1),
         ]
     )
-    assert totals == Totals(3, 4.0, 6, 2, 4, 40.0)
-    assert Totals.of([]) == Totals(parked=4, parked_since=40.0)
+    assert totals == Totals(3, 4.0, 6, 2, 4, 40.0, retried=1, retried_since=50.0)
+    assert Totals.of([]) == Totals(parked=4, parked_since=40.0, retried=1, retried_since=50.0)
 
 
 @pytest.mark.parametrize("queue", [True, False])
@@ -97,3 +98,22 @@ def test_thresholds_follow_the_flush_interval() -> None:
     slow = WriteBehindOptions.read({"flush_interval": 60.0})
     assert (max_tick_age(fast), max_waiting_age(fast)) == (10.0, 10.0)
     assert (max_tick_age(slow), max_waiting_age(slow)) == (300.0, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("retried", "age", "kinds"),
+    [
+        (0, 0.0, ["writes-parked"]),
+        (2, 4.0, []),
+        (2, 11.0, ["writes-retried"]),
+        (1, 11.0, ["writes-parked", "writes-retried"]),
+    ],
+)
+def test_writes_that_are_tried_again_are_a_fault_of_their_own(
+    retried: int, age: float, kinds: list[str]
+) -> None:
+    """After five seconds: rows that refer to each other are in a wrong order for a moment."""
+    since = time.time() - age if retried else None
+    totals = Totals(parked=2, parked_since=1.0, retried=retried, retried_since=since)
+    faults = queues._parked_faults(QueueFigures(is_on=True, totals=totals, is_database_up=True))
+    assert [str(fault.kind) for fault in faults] == kinds

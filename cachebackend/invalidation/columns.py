@@ -8,18 +8,19 @@ its fields, and keys are made of the columns that the cached model has under the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Any, TypeAlias
 
 from django.core.exceptions import ValidationError
+from django.db import models
 
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.catalogue import bindable_fields
+from cachebackend.invalidation.catalogue import bindable_fields, catalogue_of
 from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import is_historical
 
-__all__ = ["ReadColumns"]
+__all__ = ["ReadColumns", "read_values"]
 
 
 # django-stubs says that a column may have no name; only a composite primary key has none
@@ -35,6 +36,7 @@ class ReadColumns:
         using: The alias of the database.
         with_values: Whether to read the columns that queries may bind. Without them, all results of the table
             are wrong.
+        existing: The columns that the table has; None: those of the models.
 
     Attributes:
         fields: A field for each column: the primary key of the statement's model first.
@@ -44,8 +46,15 @@ class ReadColumns:
     """
 
     def __init__(
-        self, model: Any, tables: Sequence[WatchedTable], using: str, *, with_values: bool = True
+        self,
+        model: Any,
+        tables: Sequence[WatchedTable],
+        using: str,
+        *,
+        with_values: bool = True,
+        existing: Container[str] | None = None,
     ) -> None:
+        self._model, self._tables, self._using = model, tables, using
         own = {field.column: field for field in model._meta.local_concrete_fields}
         by_column: dict[str, Any] = {field.column: field for field in model._meta.pk_fields}
         self.key_width = len(by_column)
@@ -56,7 +65,9 @@ class ReadColumns:
         self._by_table: dict[Any, list[_Field]] = {}
         for table in tables:
             for field in self._fields_of(table, using, with_values=with_values):
-                if field.column in own or not is_historical(model):  # a migration may not have the column yet
+                is_there = existing is None or field.column in existing
+                # A migration may not have the column yet
+                if is_there and (field.column in own or not is_historical(model)):
                     by_column.setdefault(field.column, own.get(field.column, field))
         self.fields = list(by_column.values())
         self._positions = {column: position for position, column in enumerate(by_column)}
@@ -68,6 +79,24 @@ class ReadColumns:
             fields += [field for field in bindable_fields(table.model, using) if field not in fields]
         self._by_table[table.model] = fields
         return fields
+
+    def may_change(self, columns: Collection[str]) -> bool:
+        """Return whether setting columns may change a column that is read: itself, or by a trigger."""
+        if not columns or any(field.generated or field.column in columns for field in self.fields):
+            return bool(columns)
+        if not any(table.result_aliases for table in self._tables):  # keys of old values do no harm
+            return False
+        return self.has_before_row_triggers
+
+    @property
+    def has_before_row_triggers(self) -> bool:
+        """Whether triggers may change other columns of a row than a statement names."""
+        return catalogue_of(self._model._meta.db_table, self._using).has_before_row_triggers
+
+    def differing(self, columns: Collection[str]) -> frozenset[str]:
+        """Return the columns that may differ in a row in which columns are set: those, and generated ones."""
+        generated = (field.column for field in self._model._meta.local_concrete_fields if field.generated)
+        return frozenset(columns).union(generated) if columns else frozenset()
 
     def rows_of(self, table: WatchedTable, pairs: Sequence[Pair]) -> list[ChangedRow] | None:
         """Return changed rows as a cached model has them.
@@ -105,3 +134,19 @@ class ReadColumns:
         """Return what converts a column to the type of the cached model; None if it has this type."""
         read_by = self.fields[self._positions[field.column]]
         return None if type(read_by) is type(field) else field.to_python
+
+
+def read_values(
+    compiler: Any, model: type[models.Model], fields: Sequence[Any], rows: Sequence[Sequence[Any]]
+) -> list[Sequence[Any]]:
+    """Return rows with the values that Django reads, from the values that the driver has returned.
+
+    Args:
+        compiler: A compiler of a query of the rows' database.
+        model: The model of the rows' table.
+        fields: The field of each column.
+        rows: The rows.
+    """
+    columns: list[Any] = [field.get_col(model._meta.db_table) for field in fields]
+    converters = compiler.get_converters(columns)
+    return list(compiler.apply_converters(rows, converters)) if converters else list(rows)

@@ -28,13 +28,42 @@ from django.db.models.sql.where import WhereNode
 
 from cachebackend.invalidation.returning import Compile
 
-__all__ = ["OLD", "lock_for_writing", "matching_rows", "update_by_rowid", "update_joined"]
+__all__ = [
+    "NEW",
+    "OLD",
+    "lock_for_writing",
+    "matching_rows",
+    "old_and_new",
+    "returns_old_rows",
+    "update_by_rowid",
+    "update_joined",
+]
 
-#: The name by which a statement calls the rows before the change; a table may be called "old".
-OLD = "ringcache_old"
+#: The names by which a statement calls the rows before and after the change; a table may be called "old".
+OLD, NEW = "ringcache_old", "ringcache_new"
+#: The first version of Postgres whose RETURNING gives old values.
+POSTGRES_18 = 180_000
 #: A column of every table of SQLite, beside those of its CREATE TABLE.
 _ROWID = "_rowid_"
 _Statement: TypeAlias = tuple[str, Sequence[Any]]
+
+
+def returns_old_rows(connection: Any) -> bool:
+    """Return whether the RETURNING clause of a database gives old values."""
+    return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
+
+
+def old_and_new(columns: Sequence[str]) -> tuple[str, list[str]]:
+    """Return how a RETURNING clause gives columns of a row before and after the change.
+
+    Args:
+        columns: The columns as SQL.
+
+    Returns:
+        What the clause has before the columns, and the old and then the new columns.
+    """
+    names = [f"{row}.{column}" for row in (OLD, NEW) for column in columns]
+    return f"WITH (OLD AS {OLD}, NEW AS {NEW}) ", names
 
 
 def update_joined(compiler: Any, columns: Sequence[str], key_width: int) -> tuple[Compile, list[str]]:

@@ -13,14 +13,12 @@ from django.db.models.sql.compiler import SQLCompiler, SQLInsertCompiler, SQLUpd
 from cachebackend.backend.open_transactions import is_in_pipeline, is_in_transaction
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.columns import ReadColumns
+from cachebackend.invalidation.old_rows import returns_old_rows
 from cachebackend.invalidation.query_changes import MAX_ROWS
 from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
 from cachebackend.invalidation.tables import WatchedTable
 
 __all__ = ["Statement"]
-
-#: The first version whose RETURNING gives old values.
-POSTGRES_18 = 180_000
 
 
 class Statement:
@@ -50,8 +48,7 @@ class Statement:
 
     @property
     def _returns_old_rows(self) -> bool:
-        connection = self._connection
-        return bool(connection.vendor == "postgresql" and connection.pg_version >= POSTGRES_18)
+        return returns_old_rows(self._connection)
 
     @property
     def _would_change_fewer(self) -> bool:
@@ -86,12 +83,7 @@ class Statement:
     @property
     def _changes_keys(self) -> bool:
         """Whether an UPDATE or upsert may change a column that is read: itself, or by a trigger."""
-        columns = {field.column for field in self._changed_fields}
-        if not columns or any(field.generated or field.column in columns for field in self._fields):
-            return bool(columns)
-        if not any(table.result_aliases for table in self._tables):  # keys of old values do no harm
-            return False
-        return catalogue_of(self._model._meta.db_table, self._connection.alias).has_before_row_triggers
+        return self._columns.may_change({str(field.column) for field in self._changed_fields})
 
     @property
     def _may_miss_old_rows(self) -> bool:
@@ -107,17 +99,14 @@ class Statement:
     @property
     def _set_columns(self) -> frozenset[str]:
         """The columns that may differ in a row that existed before: those set, and generated ones."""
-        fields: list[Any] = self._changed_fields
-        generated = [field for field in self._model._meta.local_concrete_fields if field.generated]
-        return frozenset(field.column for field in [*fields, *generated]) if fields else frozenset()
+        return self._columns.differing({str(field.column) for field in self._changed_fields})
 
     @property
     def _changed_columns(self) -> frozenset[str] | None:
         """The columns that may differ between the states of every changed row; None: all may."""
         if not isinstance(self._compiler, SQLUpdateCompiler):
             return None
-        catalogue = catalogue_of(self._model._meta.db_table, self._connection.alias)
-        return None if catalogue.has_before_row_triggers else self._set_columns
+        return None if self._columns.has_before_row_triggers else self._set_columns
 
     @property
     def _moves_rows(self) -> bool:

@@ -9,6 +9,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpd
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import ChangedRow, Pair, TableChanges, paired, unpaired
+from cachebackend.invalidation.columns import read_values
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.returning import Returned
@@ -69,9 +70,7 @@ class StatementChanges(Statement):
 
     def _converted(self, fields: Sequence[Any], rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return rows with the values that Django reads, from the values that the driver returned."""
-        columns: list[Any] = [field.get_col(self._model._meta.db_table) for field in fields]
-        converters = self._compiler.get_converters(columns)
-        return list(self._compiler.apply_converters(rows, converters)) if converters else rows
+        return read_values(self._compiler, self._model, fields, rows)
 
     def _add(self, pairs: Sequence[Pair]) -> None:
         """Add changed rows to the pending deletes.

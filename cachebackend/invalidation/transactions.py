@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any
 
-from django.db import Error, connections, models, transaction
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -40,7 +40,8 @@ from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.transaction_deletes import TransactionDeletes
 from cachebackend.invalidation.trigger_rows import may_have_trigger_rows, take_trigger_rows
-from cachebackend.invalidation.watched import KeysByAlias, Row, dependents_of
+from cachebackend.invalidation.watched import KeysByAlias
+from cachebackend.invalidation.written_rows import WrittenChange
 
 __all__ = [
     "each_statement_in_a_transaction",
@@ -53,7 +54,6 @@ __all__ = [
 
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
-Rows: TypeAlias = Iterable[Row]
 
 
 def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
@@ -198,19 +198,19 @@ def _own_outbox_row(connection: BaseDatabaseWrapper) -> Iterator[None]:
         raise transaction.TransactionManagementError(message)
 
 
-def invalidate_rows(model: type[models.Model], rows: Rows, using: str) -> None:
-    """Delete what is cached of changed rows: after the commit in a transaction, at once in autocommit.
+def invalidate_rows(changes: Iterable[WrittenChange], using: str) -> None:
+    """Delete what is cached of rows that statements past Django have changed: after the commit.
 
     Args:
-        model: The rows' model.
-        rows: Their columns by attribute name; the primary key at least.
-        using: The database alias that was changed.
+        changes: What the statements have changed in the open transaction.
+        using: The alias of the database.
     """
-    if not dependents_of(model):
-        return
-    connection = connections[using]
-    with each_statement_in_a_transaction(connection):
-        open_deletes(connection).add_rows(model, list(rows))
+    for table, changed in changes:
+        deletes = open_deletes(connections[using])
+        if changed is None:
+            deletes.add_table(table)
+        else:
+            deletes.add_changes(changed)
 
 
 def invalidate_together(deletes: PendingDeletes) -> None:

@@ -31,9 +31,9 @@ from cachebackend.invalidation.changes import paired
 from cachebackend.invalidation.conflicts import conflicting_rows
 from cachebackend.invalidation.fetched_rows import UNREADABLE
 from cachebackend.invalidation.old_rows import (
-    OLD,
     lock_for_writing,
     matching_rows,
+    old_and_new,
     update_by_rowid,
     update_joined,
 )
@@ -49,8 +49,6 @@ from cachebackend.invalidation.transactions import each_statement_in_a_transacti
 
 __all__ = ["Write"]
 
-#: The name by which RETURNING calls the new row; a table may be called "new".
-_NEW = "ringcache_new"
 Fields: TypeAlias = "Sequence[models.Field[Any, Any]]"
 
 
@@ -190,8 +188,8 @@ class Write(StatementChanges):
         """Let the statement return changed rows with their old and their new values, as Postgres 18 can."""
         quote = self._connection.ops.quote_name
         names = [quote(field.column) for field in [*self._fields, *more]]
-        both = [f"{row}.{name}" for row in (OLD, _NEW) for name in names]
-        return self._returning(both, more, options=f"WITH (OLD AS {OLD}, NEW AS {_NEW}) ")
+        options, both = old_and_new(names)
+        return self._returning(both, more, options=options)
 
     @contextmanager
     def _returning(

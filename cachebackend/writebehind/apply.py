@@ -20,7 +20,10 @@ from django.db.backends.utils import CursorWrapper
 
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.watched import dependents_of
+from cachebackend.invalidation.fetched_rows import fetch_rows
+from cachebackend.invalidation.old_rows import old_and_new, returns_old_rows
+from cachebackend.invalidation.query_changes import MAX_ROWS
+from cachebackend.invalidation.written_rows import Fetched, WrittenChange, WrittenRows
 from cachebackend.writebehind.arrays import array_text, converter
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
 from cachebackend.writebehind.conversion import conversion_fault
@@ -47,21 +50,20 @@ class Applied:
     """The result of applying rows.
 
     Attributes:
-        touched: The rows that changed, as values of the columns by which caches look rows up: the
-            values before and the values after.
+        changes: What has changed for caches.
         rows: The number of rows that changed.
         missing: The number of rows that do not exist.
         refused: The keys of rows that were not changed, each with the reason.
     """
 
-    touched: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[WrittenChange] = field(default_factory=list)
     rows: int = 0
     missing: int = 0
     refused: dict[Any, Refusal] = field(default_factory=dict)
 
     def add(self, other: Applied) -> None:
         """Add the result of another part of the batch."""
-        self.touched += other.touched
+        self.changes += other.changes
         self.rows += other.rows
         self.missing += other.missing
         self.refused |= other.refused
@@ -96,7 +98,8 @@ def apply_batch(
         raise WriteBehindError(fault)
     if key_fault(model, using):  # one statement would change a row once for all of its equal keys
         chunk_rows = 1
-    table = _Table(model, connection, stored)
+    rows = sum(len(group.pks) for group in batch)
+    table = _Table(model, connection, stored, with_values=rows <= MAX_ROWS)
     applied = Applied()
     writable: list[RowGroup] = []
     for group in sorted(batch, key=lambda group: list(group.pks[:1])):
@@ -144,18 +147,17 @@ class _Table:
         model: type[models.Model],
         connection: BaseDatabaseWrapper,
         stored: Mapping[str, StoredColumn],
+        *,
+        with_values: bool,
     ) -> None:
         self._connection = connection
         self._stored = stored
         self._model = model
         self._fields = {f.column: f for f in model._meta.local_concrete_fields}
-        self._is_cached = bool(dependents_of(model))
         self._table = self._quote(model._meta.db_table)
         self._pk = model._meta.pk
         self._key = self._quote(str(self._pk.column))
-        names = {name for _, dependent in dependents_of(model) for name in dependent.fields}
-        #: The fields by which caches look rows up.
-        self._lookups = [f for f in model._meta.local_concrete_fields if f.attname in names and f != self._pk]
+        self._written = WrittenRows(model, connection.alias, existing=stored.keys(), with_values=with_values)
 
     def _quote(self, name: str) -> str:
         """Quote a name for a statement with parameters, in which a percent sign is written twice."""
@@ -171,10 +173,11 @@ class _Table:
         staged = self._stage((), pks, [])
         deleted = self._fetch(
             f"DELETE FROM {self._table} t USING {staged.relation} "
-            f"WHERE t.{self._key} = s.pk {self._returning()}",
+            f"WHERE t.{self._key} = s.pk {self._returning}",
             staged,
         )
-        return Applied(deleted, rows=len(deleted), missing=len(pks) - len(deleted))
+        count = len(deleted.rows)
+        return Applied(self._written.deleted(deleted), rows=count, missing=len(pks) - count)
 
     def update(self, rows: RowGroup) -> Applied:
         """Change rows, in the order of their keys, so that two writers do not deadlock."""
@@ -185,18 +188,31 @@ class _Table:
             for column, names in _by_column(rows.shape).items()
         )
         change = f"UPDATE {self._table} t SET {sets} FROM {staged.relation} WHERE t.{self._key} = s.pk"
-        if any(f.column in columns for f in self._lookups):
-            before = self._fetch(
-                f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
-                f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t",
-                staged,
-            )
-            after = self._fetch(f"{change} {self._returning()}", staged)
-            return Applied(before + after, rows=len(after), missing=len(rows.pks) - len(after))
-        # No lookup column changes, so the keys are enough to invalidate, and they are known already
-        changed = self._execute(change, staged)
-        touched = [{"pk": pk} for pk in rows.pks] if self._is_cached else []
-        return Applied(touched, rows=changed, missing=len(rows.pks) - changed)
+        if not self._written.is_cached:
+            changed = self._execute(change, staged)
+            return Applied(rows=changed, missing=len(rows.pks) - changed)
+        old, new = self._changed(change, staged, with_old=self._written.needs_old(columns))
+        changed = len(new.rows)
+        return Applied(
+            self._written.updated(columns, new, old), rows=changed, missing=len(rows.pks) - changed
+        )
+
+    def _changed(self, change: str, staged: _Staged, *, with_old: bool) -> tuple[Fetched | None, Fetched]:
+        """Execute an UPDATE; return the rows before it, if they are needed, and after it."""
+        if not with_old:
+            return None, self._fetch(f"{change} {self._returning}", staged)
+        if returns_old_rows(self._connection):
+            options, names = old_and_new([self._quote(str(f.column)) for f in self._written.fields])
+            rows, error = self._fetch(f"{change} RETURNING {options}{', '.join(names)}", staged)
+            width = len(names) // 2
+            old, new = [row[:width] for row in rows], [row[width:] for row in rows]
+            return Fetched(old, error), Fetched(new, error)
+        before = self._fetch(
+            f"SELECT {self._cached_columns} FROM {self._table} t JOIN {staged.relation} "
+            f"ON t.{self._key} = s.pk ORDER BY t.{self._key} FOR NO KEY UPDATE OF t",
+            staged,
+        )
+        return before, self._fetch(f"{change} {self._returning}", staged)
 
     def insert(self, rows: RowGroup) -> Applied:
         """Create rows; a row whose key exists already with other values stays as it is and is refused."""
@@ -206,11 +222,11 @@ class _Table:
         values = "".join(f", {_new('NULL', staged_names)}" for staged_names in columns.values())
         created = self._fetch(
             f"INSERT INTO {self._table} AS t ({self._key}{names}) SELECT s.pk{values} FROM {staged.relation} "
-            f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning()}",
+            f"ORDER BY s.pk ON CONFLICT ({self._key}) DO NOTHING {self._returning}",
             staged,
         )
-        created_pks = {row["pk"] for row in created}
-        applied = Applied(created, rows=len(created))
+        created_pks = {row[0] for row in created.rows}
+        applied = Applied(self._written.inserted(created), rows=len(created_pks))
         if len(created_pks) < len(rows.pks):
             applied.add(self._repeat(rows.only(set(rows.pks) - created_pks)))
         return applied
@@ -226,12 +242,7 @@ class _Table:
             f" AND t.{self._quote(column)} IS NOT DISTINCT FROM {names[PUT]}"
             for column, names in _by_column(rows.shape).items()
         )
-        equal = self._fetch(
-            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
-            f"ON t.{self._key} = s.pk{same} FOR NO KEY UPDATE OF t",
-            staged,
-        )
-        equal_pks = {row["pk"] for row in equal}
+        equal_pks = self._keys(f"{same} FOR NO KEY UPDATE OF t", staged)
         is_changed = any(kind != PUT for _, kind in rows.shape)
         applied = self.update(rows.only(equal_pks)) if equal_pks and is_changed else Applied()
         applied.refused = dict.fromkeys(set(rows.pks) - equal_pks, EXISTS)
@@ -242,12 +253,12 @@ class _Table:
     def _not_created(self, rows: RowGroup) -> set[Any]:
         """Return the keys of rows that do not exist though their creation met no error."""
         staged = self._stage((), rows.pks, [])
-        existing = self._fetch(
-            f"SELECT {self._lookup_columns()} FROM {self._table} t JOIN {staged.relation} "
-            f"ON t.{self._key} = s.pk",
-            staged,
-        )
-        return set(rows.pks) - {row["pk"] for row in existing}
+        return set(rows.pks) - self._keys("", staged)
+
+    def _keys(self, condition: str, staged: _Staged) -> set[Any]:
+        """Return those keys of staged rows that the table has, on a condition."""
+        sql = f"SELECT t.{self._key} FROM {self._table} t JOIN {staged.relation} ON t.{self._key} = s.pk"
+        return {key for (key,) in self._fetch(sql + condition, staged).rows}
 
     def _stage(self, shape: Shape, pks: Sequence[Any], values: Sequence[Sequence[bytes]]) -> _Staged:
         """Return the relation ``s`` of keys and decoded values: ``pk``, and a column for each change."""
@@ -282,20 +293,21 @@ class _Table:
             return "numeric"
         return self._stored[str(field.column)].type
 
-    def _lookup_columns(self) -> str:
-        return ", ".join(f"t.{self._quote(str(f.column))}" for f in (self._pk, *self._lookups))
+    @property
+    def _cached_columns(self) -> str:
+        return ", ".join(f"t.{self._quote(str(f.column))}" for f in self._written.fields)
 
+    @property
     def _returning(self) -> str:
-        return f"RETURNING {self._lookup_columns()}"
+        return f"RETURNING {self._cached_columns}"
 
     def _execute(self, sql: str, staged: _Staged) -> int:
         with self._run(sql, staged) as cursor:
             return int(cursor.rowcount)
 
-    def _fetch(self, sql: str, staged: _Staged) -> list[dict[str, Any]]:
+    def _fetch(self, sql: str, staged: _Staged) -> Fetched:
         with self._run(sql, staged) as cursor:
-            names = ["pk", *(f.attname for f in self._lookups)]
-            return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+            return Fetched(*fetch_rows(cursor))
 
     def _run(self, sql: str, staged: _Staged) -> CursorWrapper:
         """Run a statement with its arrays as parameters, also where Django would write them into the SQL.

@@ -250,7 +250,7 @@ class _Drain:
         except WriteBehindDamagedError as error:
             raise self._damaged(state, number, error) from error
         outcome = apply_or_park(self._model, self.using, self._partition, number, rows)
-        invalidate_rows(self._model, outcome.applied.touched, self.using)
+        invalidate_rows(outcome.applied.changes, self.using)
         return outcome
 
     def _read_sealed(

@@ -249,7 +249,7 @@ def _retry_first(
         applied, refused = _apply_first(
             model, using, [writes[0] for writes in by_key.values()], is_deferred=is_deferred
         )
-        invalidate_rows(model, applied.touched, using)
+        invalidate_rows(applied.changes, using)
     done = [key for key in by_key if key not in refused]
     parked.filter(pk__in=[by_key[key][0].pk for key in done]).delete()
     # If this process ends now, the next writes of these rows are retried by themselves

@@ -21,7 +21,7 @@ from django.db import transaction
 from django.test import override_settings
 
 import tests.differential.writes  # noqa: F401  # it registers all kinds of writes
-from cachebackend.invalidation import statement, watched, writes
+from cachebackend.invalidation import old_rows, watched, writes
 from cachebackend.invalidation.compilers import watch_queries
 from cachebackend.invalidation.tables import forget_tables
 from cachebackend.testing import empty_ring
@@ -116,7 +116,7 @@ def test_a_result_is_that_of_plain_django(
 ) -> None:
     """However rows are written; most results that a write does not change are kept."""
     if way != "as it is":
-        monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+        monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     if way == "no RETURNING":
         monkeypatch.setattr(writes.Write, "_can_return", False)
     found = run_rounds("default", services, observer)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import models, router
 
-from cachebackend.invalidation import statement, watch, watched, writes
+from cachebackend.invalidation import old_rows, watch, watched, writes
 from cachebackend.invalidation.tags import ModelTags
 from cachebackend.testing import empty_ring
 from cacheproject.services import Services
@@ -92,7 +92,7 @@ def test_it_says_so_on_databases_that_return_less(
     family: str, way: str, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There rows are locked and read before they are written."""
-    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     if way == "no RETURNING":
         monkeypatch.setattr(writes.Write, "_can_return", False)
     run_scripts(family, run)

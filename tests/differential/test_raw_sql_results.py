@@ -28,7 +28,7 @@ from django.db.models import Count, Max, Sum
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import invalidation
-from cachebackend.invalidation import row_texts, statement
+from cachebackend.invalidation import old_rows, row_texts
 from cachebackend.models import OutboxRow
 from tests.zoo.models import Hymn, Sample, Singer, Song, Topic, Verse
 
@@ -371,12 +371,12 @@ def run_steps(name: str, program: Program) -> Run:
     return run
 
 
-@pytest.mark.parametrize("version", [statement.POSTGRES_18, 10**9], ids=["this version", "before 18"])
+@pytest.mark.parametrize("version", [old_rows.POSTGRES_18, 10**9], ids=["this version", "before 18"])
 def test_a_result_is_that_of_plain_django(
     version: int, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the database is changed; most results that a statement does not change are kept."""
-    monkeypatch.setattr(statement, "POSTGRES_18", version)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", version)
     run = run_steps(str(version), program)
     assert run.same_hits > 0.7 * run.same
 

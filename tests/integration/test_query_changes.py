@@ -21,6 +21,7 @@ from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation import (
     clears,
     deletes,
+    old_rows,
     query_changes,
     relay,
     row_texts,
@@ -315,7 +316,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """The ways in which a statement returns the rows that it changes."""
     match request.param:
         case "before 18":
-            monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+            monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
         case "no rows returned":
             monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 0)
 

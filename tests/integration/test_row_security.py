@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection, models, transaction
 
-from cachebackend.invalidation import statement
+from cachebackend.invalidation import old_rows
 from cachebackend.invalidation.catalogue import forget_catalogues
 from tests.zoo.models import Author
 
@@ -61,7 +61,7 @@ def test_rows_that_cannot_be_read_are_changed(
 ) -> None:
     """A RETURNING clause would leave them out."""
     if not returns_old:
-        monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+        monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     if is_atomic:
         with transaction.atomic():
             assert Author.objects.update(rank=50) == 4

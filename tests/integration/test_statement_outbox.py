@@ -13,7 +13,7 @@ from django.db.models.functions import Concat, Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import invalidation, protocol
-from cachebackend.invalidation import deletes, row_texts, statement, statement_outbox, stored_changes
+from cachebackend.invalidation import deletes, old_rows, row_texts, statement_outbox, stored_changes
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.tables import watched_tables
@@ -85,7 +85,7 @@ def no_rows_returned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_rows_returned")
-@pytest.mark.parametrize("version", [statement.POSTGRES_18, 10**9], ids=["this version", "before 18"])
+@pytest.mark.parametrize("version", [old_rows.POSTGRES_18, 10**9], ids=["this version", "before 18"])
 @pytest.mark.parametrize(
     "way", [way for way in WAYS if "delete" in way or "update" in way or "migration" in way]
 )
@@ -93,7 +93,7 @@ def test_rows_that_are_not_returned_are_read_from_the_outbox(
     way: str, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything that they make wrong is deleted, and then the outbox rows."""
-    monkeypatch.setattr(statement, "POSTGRES_18", version)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", version)
     rows = MAKE[family := FAMILY.get(way, "relations")]()
     readable = Readable(*FAMILIES[family])
     readable.read()

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, connections
 
 from cachebackend import RingCache
-from cachebackend.invalidation import statement, writes
+from cachebackend.invalidation import old_rows, writes
 from tests.zoo.models import Label, Poem, Post
 
 #: Lets another transaction commit before the next upsert is executed.
@@ -28,7 +28,7 @@ def cache(ring_cache: RingCache) -> RingCache:
 def race(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Race:
     """Return a function that lets another transaction commit before the next upsert is executed."""
     if request.param != "as it is":
-        monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+        monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     if request.param == "no RETURNING":
         monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
 
@@ -48,7 +48,7 @@ def race(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rac
                 with ThreadPoolExecutor(1) as pool:
                     pool.submit(run).result()
 
-        if connection.pg_version >= statement.POSTGRES_18:
+        if connection.pg_version >= old_rows.POSTGRES_18:
             insert()  # no row is read before the upsert
         monkeypatch.setattr(writes.Write, "_read_conflicting", in_another_thread)
 

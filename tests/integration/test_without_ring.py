@@ -13,7 +13,7 @@ from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from cachebackend import InvalidatingManager, cached, checks, invalidate
-from cachebackend.invalidation import invalidate_rows, watched
+from cachebackend.invalidation import watched
 from cachebackend.models import OutboxRow
 from cachebackend.testing import empty_ring
 from cacheproject.demo.models import Article
@@ -103,7 +103,7 @@ def test_a_model_of_a_project_without_a_ring_is_a_tag_in_a_ring(
     assert watched.dependents_of(Leaf) == []
     with empty_ring(location=services.ring_urls) as ring:
         ring.get_or_set("page", lambda: "old", tags=[Leaf])
-        invalidate_rows(Leaf, [{"pk": 1}], "default")
+        invalidate(Leaf(pk=1))
         assert ring.get("page") is None
 
 

@@ -21,7 +21,7 @@ from django.db.models.functions import Concat, Now
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from cachebackend import CachedManager, invalidation
-from cachebackend.invalidation import statement, tables, transactions, watched, writes
+from cachebackend.invalidation import old_rows, statement, tables, transactions, watched, writes
 from cachebackend.invalidation.changes import TableChanges
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.models import OutboxRow
@@ -468,7 +468,7 @@ def test_another_model_of_the_table_is_seen(table: str) -> None:
 def using(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database of each kind: its alias."""
     if request.param == "earlier":
-        monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+        monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     if request.param == "without RETURNING":
         monkeypatch.setattr(writes.Write, "_can_return", False)
     return "lite" if request.param == "lite" else "default"
@@ -542,7 +542,7 @@ def test_a_migration_s_model_with_another_key_writes_its_own_rows(
 ) -> None:
     """Rows are named by the key of the statement's model. Here it is the number of the hall."""
     if database == "earlier":
-        monkeypatch.setattr("cachebackend.invalidation.statement.POSTGRES_18", 10**9)
+        monkeypatch.setattr("cachebackend.invalidation.old_rows.POSTGRES_18", 10**9)
     using = "lite" if database == "lite" else "default"
     for pk, hall in ((1, 2), (2, 3), (3, 1)):
         Seat.objects.using(using).create(pk=pk, hall=hall, name=f"s{hall}")

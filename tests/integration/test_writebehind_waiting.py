@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from django.db import DatabaseError, connection
@@ -15,6 +14,8 @@ from django.utils import timezone
 
 from cachebackend import tasks, writebehind
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.invalidation.written_rows import WrittenChange
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import limits
 from tests.integration.write_behind import command, drain_all, one_partition
@@ -229,8 +230,9 @@ def test_a_row_that_cannot_be_retried_does_not_stop_the_others(
 ) -> None:
     """Its writes stay parked with the error, and it is retried later."""
 
-    def invalidate(model: type[Meter], touched: list[dict[str, int]], using: str) -> None:
-        if {"pk": meters[2].pk} in touched:
+    def invalidate(changes: list[WrittenChange], using: str) -> None:
+        rows = [row for _, changed in changes if changed for row in changed.rows]
+        if any(row.new and row.new["pk"] == meters[2].pk for row in rows):
             raise NodeUnavailableError("the node of a strict row is down")
 
     with one_partition():
@@ -240,7 +242,7 @@ def test_a_row_that_cannot_be_retried_does_not_stop_the_others(
     make_due()
     with monkeypatch.context() as patch:
         patch.setattr(
-            "cachebackend.writebehind.apply.dependents_of", lambda _: [(Meter, SimpleNamespace(fields=()))]
+            "cachebackend.invalidation.written_rows.watched_tables", lambda _: [WatchedTable(Meter)]
         )
         patch.setattr("cachebackend.writebehind.retries.invalidate_rows", invalidate)
         assert tasks.retry_waiting("default") == 5

@@ -15,7 +15,7 @@ from django.db.models import Case, F, Value, When
 from django.db.models.functions import Random
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend.invalidation import statement, writes
+from cachebackend.invalidation import old_rows, statement, writes
 from tests.shop.models import Product, Tag
 from tests.upserts import unique_fields
 from tests.zoo.models import (
@@ -340,7 +340,7 @@ def test_every_way_to_write_a_row_invalidates_it(way: str) -> None:
 @pytest.fixture
 def before_postgres_18(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have RETURNING give new values only, as in earlier versions."""
-    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
 
 
 @pytest.fixture

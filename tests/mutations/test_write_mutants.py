@@ -16,7 +16,6 @@ from cachebackend.invalidation import (
     key_parts,
     old_rows,
     returning,
-    statement,
     statement_outbox,
     stored_changes,
     tables,
@@ -190,7 +189,7 @@ def test_rows_that_are_named_by_any_declared_key(can_return: bool, monkeypatch: 
         self.names_rows = True
 
     monkeypatch.setattr(columns.ReadColumns, "__init__", init)
-    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     monkeypatch.setattr(writes.Write, "_can_return", can_return)
     assert is_caught(test_write_seam.test_a_key_that_is_not_unique_names_no_rows, "default")
 
@@ -201,18 +200,18 @@ def test_ends_that_are_ignored(monkeypatch: Patch) -> None:
     assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "clear")
 
 
-@pytest.mark.parametrize("version", [statement.POSTGRES_18, 10**9])
+@pytest.mark.parametrize("version", [old_rows.POSTGRES_18, 10**9])
 def test_an_upsert_that_returns_new_rows_only(version: int, monkeypatch: Patch) -> None:
     """On Postgres 18 and before, a value with the tag of a row at the old end is stale."""
     returns_new_rows_only(monkeypatch)
-    monkeypatch.setattr(statement, "POSTGRES_18", version)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", version)
     assert is_caught(test_writes.test_the_tags_of_both_ends_are_invalidated, "upsert of the row between them")
 
 
 def test_an_upsert_whose_conflicts_are_not_read(monkeypatch: Patch) -> None:
     """Where an INSERT returns no rows, the row that was updated is stale."""
     monkeypatch.setattr(writes.Write, "_read_conflicting", lambda _: None)
-    monkeypatch.setattr(statement, "POSTGRES_18", 10**9)
+    monkeypatch.setattr(old_rows, "POSTGRES_18", 10**9)
     monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
     assert is_caught(test_writes.test_every_way_to_write_a_row_invalidates_it, "upsert of another row")
 
@@ -289,7 +288,7 @@ def test_a_large_statement_whose_rows_are_not_all_read(
     mutant(monkeypatch)
     test = test_statement_outbox.test_rows_that_are_not_returned_are_read_from_the_outbox
     with monkeypatch.context() as inner:
-        assert is_caught(test, way, statement.POSTGRES_18, inner)
+        assert is_caught(test, way, old_rows.POSTGRES_18, inner)
 
 
 def test_outbox_rows_without_the_tags_that_protect_any_value(

@@ -25,7 +25,7 @@ from cachebackend.queries.evaluation import (
 from cachebackend.queries.forms import form_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
-from cachebackend.queries.relations import relations_of
+from cachebackend.queries.relations import hides_rows, relations_of
 from cachebackend.queries.steps import COPIED, UnbuiltQuerySet
 from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
 
@@ -179,8 +179,10 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         ):
             return None
         manager: Any = getattr(self.model, options.rows, None)
+        if not manager.has_keys or (manager.base_manager is None and hides_rows(self.model)):
+            return None
         relations = relations_of(self.model, query.select_related, options.alias, self.db)
-        return None if relations is None or not manager.has_keys else WholeRows(manager, relations)
+        return None if relations is None else WholeRows(manager, relations)
 
     def _rows_by_key(self, whole: WholeRows, evaluation: Evaluation) -> list[M] | None:
         """Return the instances whose primary keys are the result; None: the result is not cached."""

@@ -16,7 +16,7 @@ from django.db.models.fields.related import ForeignObject
 
 from cachebackend.invalidation.watched import dependents_by_model
 
-__all__ = ["Path", "Relation", "manager_of_rows", "relations_of"]
+__all__ = ["Path", "Relation", "hides_rows", "manager_of_rows", "relations_of"]
 
 #: The names of foreign keys, from the model of a query to a related one; empty: the model itself.
 Path = tuple[str, ...]
@@ -98,6 +98,18 @@ def manager_of_rows(model: type[models.Model], alias: str) -> str:
         reads_rows = (
             hasattr(dependent, "reading") and dependent.cache_alias == alias and not dependent.is_strict
         )
-        if reads_rows and getattr(dependent, "base_manager", None) is None:
+        if reads_rows and getattr(dependent, "base_manager", None) is None and not hides_rows(model):
             return str(getattr(dependent, "name", ""))
     return ""
+
+
+def hides_rows(model: type[models.Model]) -> bool:
+    """Return whether the manager of ``Meta.base_manager_name`` leaves out rows of a model.
+
+    By its own entry such a row does not exist, but queries over all rows return it, and Django joins it.
+    """
+    manager = model._base_manager
+    if type(manager) is models.Manager:
+        return False
+    query: Any = manager.get_queryset().query
+    return bool(query.where or query.is_sliced or query.distinct or query.combinator or query.extra)

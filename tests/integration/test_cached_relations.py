@@ -10,7 +10,7 @@ from django.db.models import Prefetch, Q, prefetch_related_objects
 
 from cachebackend import CachedManager
 from tests.integration.test_cached_queryset_users import cache, cached, names_of, poems, statements
-from tests.shop.models import Note
+from tests.shop.models import KeptManager, Note
 from tests.zoo.models import Author, Label, Mark, Poem, Post
 
 __all__ = ["cache", "poems"]
@@ -48,6 +48,23 @@ def test_a_row_of_a_relation_knows_its_other_end(author: Author) -> None:
         assert of(author).filter(rank=1).get().author is author
     assert Poem.cached.all().query  # the querysets of the model have no hints of an author
     assert Poem.cached.all()._hints == {}
+
+
+def test_rows_that_the_base_manager_hides_are_in_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a row has no entry of its own, so the result holds the rows."""
+    hiding = KeptManager()
+    hiding.model = Note
+    monkeypatch.setattr(Note._meta, "base_manager", hiding)
+    Note.everything.bulk_create([Note(text="kept"), Note(text="hidden", removed=True)])
+
+    def read() -> list[Note]:
+        return list(Note.cached_everything.order_by("pk"))
+
+    assert [note.text for note in read()] == ["kept", "hidden"]
+    assert statements(read) == 0
+    assert "own entries" not in Note.cached_everything.order_by("pk").explain_cache()
+    Note.everything.update(text="changed")
+    assert [note.text for note in read()] == ["changed", "changed"]
 
 
 def test_a_relation_is_written_through_its_cached_manager(author: Author) -> None:

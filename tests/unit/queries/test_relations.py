@@ -8,7 +8,7 @@ import pytest
 from django.db import models
 from django.test.utils import isolate_apps
 
-from cachebackend.queries.relations import manager_of_rows, relations_of
+from cachebackend.queries.relations import hides_rows, manager_of_rows, relations_of
 from tests.zoo.models import Author, Branch, Desk, Draft, Inn, Kiosk, Mark, Novel, Poem, Profile, Visit
 
 
@@ -52,6 +52,21 @@ def test_a_query_that_follows_nothing_has_no_relations() -> None:
 def test_other_relations_are_joined(model: type[models.Model], names: list[str]) -> None:
     """One that must be joined lets all of them be joined."""
     assert paths(model, *names) is None
+
+
+def test_rows_that_the_base_manager_may_hide_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django joins such a row, and by its own entry it does not exist."""
+    assert not hides_rows(Author)
+
+    class Named(models.Manager[Author]):
+        def get_queryset(self) -> models.QuerySet[Author]:
+            return super().get_queryset().exclude(name="")
+
+    named = Named()
+    named.model = Author
+    monkeypatch.setattr(Author._meta, "base_manager", named)
+    assert hides_rows(Author)
+    assert paths(Poem, "author") is None
 
 
 def test_rows_of_another_alias_or_database_are_joined() -> None:

@@ -126,7 +126,8 @@ def _place(table: str, using: str) -> _Place:
     return using, str(connections[using].settings_dict["NAME"]), table
 
 
-#: The kind of values of a field, by Django's class. Canonical texts of one kind have one form.
+#: The kind of values of a field, by Django's class. Canonical texts of one kind have one form. Those of
+#: ``TextField`` are not bound: no database enforces its ``max_length``, so they may be of any length.
 _KINDS: dict[type[AnyField], str] = {
     models.BooleanField: "boolean",
     models.CharField: "text",
@@ -136,7 +137,6 @@ _KINDS: dict[type[AnyField], str] = {
     models.FileField: "text",
     models.FilePathField: "text",
     models.IntegerField: "integer",
-    models.TextField: "text",
     models.UUIDField: "uuid",
 }
 

@@ -16,7 +16,7 @@ from cachebackend.backend.collations import EXACT_IN_MYSQL
 __all__ = ["read_table"]
 
 #: The kind of values, by the type of a column of Postgres. Floats, intervals, ``char(n)``, JSON and citext
-#: hold values equal that differ in Python, or the other way round.
+#: hold values equal that differ in Python, or the other way round. Values of ``text`` may be of any length.
 _POSTGRES_KINDS = {
     "bool": "boolean",
     "date": "date",
@@ -24,7 +24,6 @@ _POSTGRES_KINDS = {
     "int4": "integer",
     "int8": "integer",
     "numeric": "decimal",
-    "text": "text",
     "timestamptz": "moment",
     "uuid": "uuid",
     "varchar": "text",
@@ -47,7 +46,8 @@ _POSTGRES = """
         ),
         ARRAY(
             SELECT ARRAY[a.attname::text, t.typname::text, (a.attgenerated <> '')::text,
-                COALESCE(k.collisdeterministic, true)::text]
+                (COALESCE(k.collisdeterministic, true)
+                    AND (t.typname <> 'varchar' OR a.atttypmod <> -1))::text]
             FROM pg_attribute AS a
             JOIN pg_type AS t ON t.oid = a.atttypid
             LEFT JOIN pg_collation AS k ON k.oid = a.attcollation
@@ -120,8 +120,8 @@ def _read_postgres(connection: BaseDatabaseWrapper, table: str) -> dict[str, Any
     return {
         "kinds": {
             name: _POSTGRES_KINDS[type_name]
-            for name, type_name, _, is_deterministic in columns
-            if type_name in _POSTGRES_KINDS and is_deterministic == "true"
+            for name, type_name, _, is_bindable in columns
+            if type_name in _POSTGRES_KINDS and is_bindable == "true"
         },
         "generated": frozenset(name for name, _, is_generated, _ in columns if is_generated == "true"),
         "has_before_row_triggers": has_triggers,

@@ -55,7 +55,6 @@ VALUES: dict[str, list[Any]] = {
     "code": [None, UUID(int=0), UUID("9d1a44ba-5a5c-4a3c-8f43-8c3a0ed3a7a1"), UUID(int=2**128 - 1)],
     "label": [None, "", " ", "null", "NULL", "a", "A", "é", "e\u0301", '"\\\n', "\u2028😀", "x" * 200],
     "slug": [None, "", "a-b"],
-    "note": [None, "", "1", "1.0", "true"],
     "file": ["", "a/b.txt", "a/B.txt"],
     "parent_id": [None, 7],
     "topic_name_id": [None, "tea", "Tea"],

@@ -10,7 +10,7 @@ from django.test import override_settings
 
 from cachebackend.invalidation import catalogue
 from cachebackend.invalidation.catalogue import TableCatalogue, bindable_fields, catalogue_of
-from tests.zoo.models import Bill, Handle, Moment, Poem, Price, Sum, Token, Word
+from tests.zoo.models import Bill, Handle, Moment, Poem, Price, Sample, Sum, Token, Word
 
 #: As a database might answer.
 FACTS: dict[str, dict[str, Any]] = {
@@ -106,8 +106,9 @@ def test_a_field_with_its_own_values_is_not_bound() -> None:
 
 
 def test_long_texts_are_not_bound() -> None:
-    """A writer would read them only for their digests."""
+    """A writer would read them only for their digests. No database enforces the length of a ``TextField``."""
     assert not can_bind(Word, "text", "text")
+    assert not can_bind(Sample, "note", "text")
 
 
 def test_a_foreign_key_is_compared_as_the_field_that_it_refers_to() -> None:

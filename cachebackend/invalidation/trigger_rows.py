@@ -220,11 +220,31 @@ def _driver_reader(field: AnyField) -> Callable[[str], Any]:
 
 
 def _python_value(kind: type[AnyField], field: AnyField, text: str) -> Any:
+    if issubclass(kind, models.DateTimeField) and (moment := _moment_at_an_end(text)) is not None:
+        return moment if settings.USE_TZ else make_naive(moment, get_default_timezone())
     value: Any = kind.to_python(field, text)
     if not isinstance(value, datetime) or not is_aware(value):
         return value
     # As Django reads it; the session of the statement may have had another time zone
     return value.astimezone(UTC) if settings.USE_TZ else make_naive(value, get_default_timezone())
+
+
+def _moment_at_an_end(text: str) -> datetime | None:
+    """Return a moment of the years 1 to 9999 that the zone of the statement's session moves out of them.
+
+    A reader in another zone may ask for such a moment. Every 400 years the calendar repeats itself.
+    """
+    if text.startswith("10000-"):
+        year, rest, shift = 2000, text.removeprefix("10000"), 8000
+    elif text.startswith("0001-") and text.endswith(" BC"):  # the year before the year 1
+        year, rest, shift = 400, text.removeprefix("0001").removesuffix(" BC"), -400
+    else:
+        return None
+    moment = datetime.fromisoformat(f"{year:04}{rest}")
+    if moment.tzinfo is None:
+        return None
+    moment = moment.astimezone(UTC)
+    return moment.replace(year=moment.year + shift)
 
 
 def _bytes(text: str) -> bytes:

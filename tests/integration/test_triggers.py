@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -654,6 +654,35 @@ def test_a_time_without_time_zones_makes_the_keys_of_its_row(
     program.execute("UPDATE zoo_moment SET rank = 1")
     invalidation.relay()
     assert [Arrival.cached.get(pk=at).rank, Moment.cached.get(at=at).rank] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("at", "zone"),
+    [
+        (datetime(9999, 12, 31, 23, 59, 59, 999999, UTC), "Europe/Amsterdam"),
+        (datetime(1, 1, 1, tzinfo=UTC), "America/New_York"),
+    ],
+)
+def test_a_time_that_a_zone_moves_out_of_the_calendar_makes_the_keys_of_its_row(
+    program: psycopg.Connection[Any], at: datetime, zone: str
+) -> None:
+    """In the session of a writer it has the year 10000, or one before Christ. Readers ask for it in UTC."""
+    for lookup in ({"at": at}, {"name": "now"}):
+        with pytest.raises(Moment.DoesNotExist):
+            Moment.cached.get(**lookup)
+    with pytest.raises(Arrival.DoesNotExist):
+        Arrival.cached.get(pk=at)
+    assert list(Moment.cached.filter(at=at)) == []
+    program.execute(f"SET TimeZone = '{zone}'")
+    program.execute("INSERT INTO zoo_moment (name, rank, at) VALUES ('now', 1, %s)", [at.isoformat()])
+    program.execute("INSERT INTO zoo_arrival (at, name, rank) VALUES (%s, 'late', 1)", [at.isoformat()])
+    invalidation.relay()
+    assert [Moment.cached.get(at=at).rank, Moment.cached.get(name="now").rank] == [1, 1]
+    assert [Arrival.cached.get(pk=at).rank, *(row.rank for row in Moment.cached.filter(at=at))] == [1, 1]
+    program.execute("UPDATE zoo_moment SET rank = 2")
+    program.execute("UPDATE zoo_arrival SET rank = 2")
+    invalidation.relay()
+    assert [Moment.cached.get(at=at).rank, Arrival.cached.get(pk=at).rank] == [2, 2]
 
 
 @pytest.mark.parametrize("output", ["hex", "escape"])

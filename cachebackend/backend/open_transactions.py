@@ -45,6 +45,8 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+#: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
+_RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
 #: A statement of a savepoint: what it does, and the name.
 _SAVEPOINT = re.compile(
@@ -66,6 +68,7 @@ class OpenTransaction:
         has_new_changes: Whether a statement that may have changed rows ran since
             ``changes_are_known`` was called.
         has_unknown_changes: Whether one ran outside of ``of_known_rows``, as raw SQL does.
+        has_reset_settings: Whether a statement may have ended the settings of the transaction.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran. It is not remembered
             of a transaction that Django does not manage, whose end may not be seen.
@@ -76,6 +79,7 @@ class OpenTransaction:
     has_statements: bool
     has_new_changes: bool
     has_unknown_changes: bool
+    has_reset_settings: bool
     sees_commits: bool | None
     rolled_back = 0
 
@@ -138,7 +142,7 @@ class OpenTransaction:
     def _begin(self, *, is_committed: bool) -> None:
         if not is_committed:
             self._note_rollback()
-        self.has_statements = False
+        self.has_statements = self.has_reset_settings = False
         self.sees_commits = None
         _begun.discard(self._as_begun)
         self._forget_changes()
@@ -158,6 +162,8 @@ class OpenTransaction:
             text = sql if isinstance(sql, str) else ""
             if _ROLLBACK.match(text):  # to a savepoint
                 self._note_rollback()
+            if not self._changes_known_rows and _resets_settings(text or _rendered(sql, connection)):
+                self.has_reset_settings = True
             is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
             if not self._leaves_no_changes(text) and not is_known and not _READS.match(text):
                 self.note_changes()
@@ -209,6 +215,16 @@ class OpenTransaction:
                 self._begin(is_committed=is_committed)
 
         return end_and_forget
+
+
+def _resets_settings(sql: str) -> bool:
+    return "reset" in sql.lower() and _RESET.search(sql) is not None
+
+
+def _rendered(sql: Any, connection: BaseDatabaseWrapper) -> str:
+    """Return a statement that was composed by the driver's ``sql`` module as text."""
+    render = getattr(sql, "as_string", None)
+    return "" if render is None else str(render(connection.connection))
 
 
 #: The connections of this process; those whose transaction ran a statement; those where it may have

@@ -24,6 +24,7 @@ from django.db import connections, models
 from django.utils.timezone import get_default_timezone, is_aware, make_naive
 
 from cachebackend.backend.canonical import django_class, referred_field
+from cachebackend.backend.open_transactions import OpenTransaction
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
@@ -100,10 +101,13 @@ def may_have_trigger_rows(using: str) -> bool:
     The triggers say so in a setting, which Postgres reverts with their rows if a savepoint is rolled
     back. To look into the outbox instead would need rights on it, and would make SERIALIZABLE
     transactions conflict that write nothing in common. (A SELECT without FROM would count as a change.)
+    After ``RESET ALL`` the setting says nothing, and the outbox must be looked into.
     """
     connection = connections[using]
     if not _triggered or connection.vendor != "postgresql" or not has_outbox(using):
         return False
+    if OpenTransaction.of(connection).has_reset_settings:
+        return True
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT setting = 'on' FROM current_setting('{WROTE}', true) AS setting")
         [has_written] = cursor.fetchone()

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -259,6 +259,23 @@ def test_a_setting_of_the_transaction_says_whether_triggers_wrote(author: Author
             assert not trigger_rows.may_have_trigger_rows("default")
     assert not trigger_rows.may_have_trigger_rows("default")
     assert Author.cached.get(pk=author.pk).name == ("Sappho" if undone else "Psappho")
+    assert OutboxRow.objects.count() == 0
+
+
+@pytest.mark.parametrize("reset", ["RESET ALL", sql.SQL("RESET ALL"), "SELECT 1; reset  all"])
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_a_transaction_that_resets_its_settings_looks_into_the_outbox(
+    author: Author, reset: Any, *, is_committed: bool
+) -> None:
+    """The setting in which its triggers said that they wrote is lost."""
+    with suppress(ZeroDivisionError), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {AUTHOR} SET name = 'Psappho' WHERE id = %s", [author.pk])
+        cursor.execute(reset)
+        Author.cached.cache.clear()
+        assert Author.cached.get(pk=author.pk).name == "Psappho"
+        if not is_committed:
+            raise ZeroDivisionError
+    assert Author.cached.get(pk=author.pk).name == ("Psappho" if is_committed else "Sappho")
     assert OutboxRow.objects.count() == 0
 
 

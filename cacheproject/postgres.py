@@ -15,7 +15,7 @@ from cacheproject.server import Server, ServiceError, run_as
 
 __all__ = ["postgres_server"]
 
-_SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60"}
+_SETTINGS = {"listen_addresses": "127.0.0.1", "max_connections": "60", "max_prepared_transactions": "4"}
 #: The data is deleted with the test or demo, so nothing has to reach a disk.
 _WITHOUT_DISK = {"fsync": "off", "full_page_writes": "off"}
 _INITDB_OPTIONS = (

@@ -30,10 +30,14 @@ from cachebackend.invalidation.trigger_rows import WROTE, has_triggers, record_t
 from cachebackend.invalidation.watched import all_dependents, is_historical, shares_rows
 from cachebackend.models import OutboxRow
 
-__all__ = ["ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers", "register"]
+__all__ = ["NOTIFY", "ROWS_PER_OUTBOX_ROW", "OutboxTrigger", "add_triggers", "register"]
 
 #: States of changed rows that one outbox row names at most; this bounds the memory that the relay needs.
 ROWS_PER_OUTBOX_ROW = 1000
+
+#: The setting of a session whose triggers do not notify the relay if it is "off". Postgres prepares no
+#: transaction for a two-phase commit that has sent notifications.
+NOTIFY = "ringcache.notify"
 
 _BODY = """
     IF outbox IS NULL THEN
@@ -54,7 +58,8 @@ _BODY = """
             'INSERT INTO %s (keys, node, is_intent, label, rows, transaction_id) '
             'VALUES ('''', '''', false, $1, $2, pg_current_xact_id()::text::bigint)', outbox
         ) USING '{label}', chunk;
-        PERFORM pg_notify('{channel}', ''), set_config('{wrote}', 'on', true);
+        PERFORM set_config('{wrote}', 'on', true);
+        PERFORM pg_notify('{channel}', '') WHERE current_setting('{notify}', true) IS DISTINCT FROM 'off';
     END LOOP;
     RETURN NULL;
 """
@@ -128,6 +133,7 @@ class OutboxTrigger(pgtrigger.Trigger):
             states=self._states(table),
             channel=CHANNEL,
             wrote=WROTE,
+            notify=NOTIFY,
         )
 
     def _states(self, table: type[models.Model]) -> str:

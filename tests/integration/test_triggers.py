@@ -178,6 +178,26 @@ def test_another_search_path_does_not_lose_a_change(author: Author, program: psy
     assert invalidation.relay().rows == 1
 
 
+def test_a_prepared_transaction_is_relayed_after_its_commit(
+    author: Author, program: psycopg.Connection[Any]
+) -> None:
+    """Its outbox row is committed with it. Postgres prepares none whose triggers have notified the relay."""
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"), program.transaction():
+        program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho'")
+        program.execute("PREPARE TRANSACTION 'refused'")
+    program.execute("SET ringcache.notify = 'off'")
+    program.execute("BEGIN")
+    program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho'")
+    program.execute("PREPARE TRANSACTION 'two_phases'")
+    try:
+        assert invalidation.relay().rows == 0
+        assert Author.cached.get(pk=author.pk).name == "Sappho"
+    finally:
+        program.execute("COMMIT PREPARED 'two_phases'")
+    assert invalidation.relay().rows == 1
+    assert Author.cached.get(pk=author.pk).name == "Psappho"
+
+
 def test_a_rolled_back_statement_leaves_no_outbox_row(
     author: Author, program: psycopg.Connection[Any]
 ) -> None:
@@ -551,10 +571,10 @@ def test_the_sql_of_the_triggers_has_not_changed(monkeypatch: pytest.MonkeyPatch
 
     hashes = {trigger.name: trigger.compile(Verse).hash for trigger in Verse._meta.triggers}
     assert hashes == {
-        "ringcache_insert": "da76c3937496e9e599bdd0ec6e9ec07d2edf0649",
-        "ringcache_update": "20fe8ab2ca3d6eab0fec60f68641433c7a182a00",
-        "ringcache_delete": "397936c619348433ff63d6fe57d949655ce0a579",
-        "ringcache_truncate": "dc1c85ddbdf6a8052fac6d2965a04be6d3036ca9",
+        "ringcache_insert": "fe066ece9f4f56903a9f387f21d0b06c71f9f8fa",
+        "ringcache_update": "51e96fde27e54ab81782b0c6e8bbe89dfed2032d",
+        "ringcache_delete": "c4aadea7e193fc983233568f94dae7de1b2b8c6b",
+        "ringcache_truncate": "d1a3689b2ba4d32c6e3376740759b2566c6618ce",
     }
 
 

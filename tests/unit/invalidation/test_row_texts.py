@@ -20,6 +20,7 @@ from cachebackend.invalidation.row_texts import (
     value_fields,
 )
 from cachebackend.shapes import NULL, value_digest
+from tests.unit.invalidation.computed_columns import Doubled
 from tests.zoo.models import Sample, Singer
 
 MEMBER = changed_member(Singer)
@@ -115,19 +116,8 @@ def test_a_statement_writes_the_values_of_a_limited_number_of_states() -> None:
     assert 100 < most_states(texts) * 50 * 800 < row_texts.MAX_VALUE_BYTES
 
 
-@isolate_apps("tests.zoo")
 def test_a_column_that_is_computed_when_it_is_read_has_no_value() -> None:
     """In the rows that a trigger sees it is NULL."""
-
-    class Doubled(models.Model):
-        rank = models.IntegerField()
-        twice = models.GeneratedField(
-            expression=models.F("rank") * 2, output_field=models.IntegerField(), db_persist=False
-        )
-
-        class Meta:
-            app_label = "zoo"
-
     assert [is_virtual(field) for field in Doubled._meta.local_concrete_fields] == [False, False, True]
     assert [field.attname for field in value_fields(Doubled)] == ["id", "rank"]
 

@@ -11,6 +11,7 @@ from django.test.utils import isolate_apps
 
 from cachebackend.invalidation import row_texts
 from cachebackend.invalidation.triggers import OutboxTrigger
+from tests.unit.invalidation.computed_columns import Doubled
 from tests.zoo.models import Sample, Stock
 
 
@@ -48,19 +49,8 @@ def test_a_table_with_very_many_columns_does_not_list_them(monkeypatch: pytest.M
     assert "changed of" not in sql_of_update(Sample)
 
 
-@isolate_apps("tests.zoo")
 def test_a_column_that_is_computed_when_it_is_read_counts_as_changed() -> None:
     """A trigger does not see its value."""
-
-    class Doubled(models.Model):
-        rank = models.IntegerField()
-        twice = models.GeneratedField(
-            expression=models.F("rank") * 2, output_field=models.IntegerField(), db_persist=False
-        )
-
-        class Meta:
-            app_label = "zoo"
-
     sql = sql_of_update(Doubled)
     assert "THEN 'rank' END, 'twice']" in sql
     assert '"twice"' not in sql

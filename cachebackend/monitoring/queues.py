@@ -263,8 +263,11 @@ def _figures(
         reasons=find_reasons(partitions, processes),
     )
     faults = [*queue_node_faults(nodes)]
+    unread = [each for each in partitions if each.error and each.node not in down]
+    errors = {str(each.error) for each in unread if each.is_database_seen}
+    faults += [Fault(FaultKind.QUEUE_NODE_DOWN, error) for error in sorted(errors)]
     if is_database_up:
-        errors = {each.error for each in partitions if each.error and each.node not in down}
+        errors = {str(each.error) for each in unread if not each.is_database_seen}
         errors.update(totals.database_faults)
         faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
     faults += [*_waiting_faults(figures, options), *_parked_faults(figures), *_lost_faults(figures)]

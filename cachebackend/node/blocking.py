@@ -72,7 +72,7 @@ class Connection:
         self._socket = sock = handshake.connect()
         sock.settimeout(timeout)
         self._timeout = timeout
-        reader = make_reader()
+        reader = make_reader(handshake.name)
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
         #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
         #: arrived together with an earlier reply.

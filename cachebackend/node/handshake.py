@@ -56,6 +56,7 @@ class Handshake:
         socket_timeout: The most seconds that each reply may take.
         password: The password, or a function that returns it, if the URL has none.
         locator: Finds host and port of the node; None: the URL has them, or names sentinels.
+        name: The node's name, for errors.
     """
 
     def __init__(
@@ -65,7 +66,10 @@ class Handshake:
         socket_timeout: float,
         password: Password | None = None,
         locator: Locator | None = None,
+        *,
+        name: str = "",
     ) -> None:
+        self.name = name
         self._endpoint = endpoint = Endpoint(url, connect_timeout, socket_timeout, locator)
         self._timeouts = connect_timeout, socket_timeout
         password = endpoint.password or password
@@ -153,7 +157,7 @@ def _check(commands: Sequence[Command], replies: Iterable[Reply]) -> None:
 
 def _refusal(command: object, error: RingCacheError) -> str | None:
     """Return why a node refuses a connection, by its error; None: it only hides the connection's name."""
-    text = str(error)
+    text = str(error).rpartition(" cannot serve: ")[2]  # the message of a HandshakeError follows the name
     if "max number of clients" in text:
         return "accepts no more connections (its maxclients)"
     if command == b"AUTH" or "NOAUTH" in text:

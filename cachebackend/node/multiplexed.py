@@ -57,13 +57,13 @@ class MultiplexedConnection(asyncio.Protocol):
     all batches fail and the connection is closed.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, name: str = "") -> None:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._in_flight: deque[_Batch] = deque()
         #: The commands of batches in flight that are written at the end of this turn of the loop.
         self._unwritten: list[bytes] = []
-        self._reader = make_reader()
+        self._reader = make_reader(name)
         #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
         #: arrived together with an earlier reply.
         self._line: bytes | None = b""
@@ -87,7 +87,7 @@ class MultiplexedConnection(asyncio.Protocol):
         Raises:
             OSError: The connection could not be made.
         """
-        connection = await handshake.connect_async(partial(cls, timeout))
+        connection = await handshake.connect_async(partial(cls, timeout, handshake.name))
         try:
             await handshake.perform_async(connection.submit)
         except BaseException:  # a cancellation too

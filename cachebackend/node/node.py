@@ -51,7 +51,7 @@ class Node(ProbedNode):
         locator: Locator | None = None,
     ) -> None:
         self.handshake = handshake = Handshake(
-            address.url, connect_timeout, socket_timeout, address.password, locator
+            address.url, connect_timeout, socket_timeout, address.password, locator, name=address.name
         )
         super().__init__(address, BlockingPool(handshake, socket_timeout, clock), socket_timeout)
         #: Waits until replicas or disks have what the node has promised; None: it counts at once.

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import hiredis
 
@@ -98,9 +99,14 @@ _UNSERVED = "CLUSTERDOWN Hash slot not served"
 _SERVES_READS = frozenset({"MISCONF", "NOREPLICAS", "OOM", "READONLY"})
 
 
-def make_reader() -> hiredis.Reader:
-    """Return a parser of replies; it returns INCOMPLETE, and raises MalformedReplyError or UNREADABLE."""
-    return hiredis.Reader(protocolError=ProtocolError, replyError=reply_error, notEnoughData=INCOMPLETE)
+def make_reader(name: str) -> hiredis.Reader:
+    """Return a parser of replies; it returns INCOMPLETE, and raises MalformedReplyError or UNREADABLE.
+
+    Args:
+        name: The node's name, for the errors that it answers.
+    """
+    make_error = partial(reply_error, name=name)
+    return hiredis.Reader(protocolError=ProtocolError, replyError=make_error, notEnoughData=INCOMPLETE)
 
 
 @contextlib.contextmanager
@@ -159,7 +165,7 @@ def surplus() -> MalformedReplyError:
     return MalformedReplyError("there are more replies than commands")
 
 
-def reply_error(text: str) -> RingCacheError:
+def reply_error(text: str, name: str = "") -> RingCacheError:
     """Return our error for a node's error reply."""
     code = text.partition(" ")[0]
     if text == _UNSERVED:
@@ -169,7 +175,7 @@ def reply_error(text: str) -> RingCacheError:
         unserved.ejects = False
         return unserved
     if code in _CANNOT_SERVE:
-        error = NodeUnavailableError(f"the node cannot serve: {text}")
+        error = NodeUnavailableError(f"{f'node {name!r}' if name else 'the node'} cannot serve: {text}")
         error.ejects = code not in _SERVES_READS
         return error
     if code == "TRYAGAIN":

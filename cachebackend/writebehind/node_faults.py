@@ -11,7 +11,7 @@ from cachebackend.protocol.queue.partition import checked
 from cachebackend.writebehind.node_health import NodeHealth
 from cachebackend.writebehind.queue import project_queue
 
-__all__ = ["faults_of_node", "node_faults", "settings_faults"]
+__all__ = ["faults_of_node", "named_error", "node_faults", "settings_faults"]
 
 #: The server settings that write-behind depends on.
 _SETTINGS = (b"maxmemory-policy", b"appendonly", b"appendfsync")
@@ -52,6 +52,12 @@ def _count_faults(client: QueueClient) -> Iterator[str]:
         )
 
 
+def named_error(name: str, error: RingCacheError) -> str:
+    """Return the error of a queue node as text, with the node's name."""
+    text = str(error)
+    return text if repr(name) in text else f"queue node {name!r}: {text}"
+
+
 def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
     """Yield what is wrong with one queue node, as ``node_faults``."""
     name = client.server_name(index)
@@ -60,7 +66,7 @@ def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
         health = NodeHealth.of(checked(info))
         faults = [health.memory_fault, *health.disk_faults, *_settings_faults(client, index)]
     except RingCacheError as error:
-        yield str(error)
+        yield named_error(name, error)
         return
     yield from (f"queue node {name!r} {fault}" for fault in faults if fault)
 

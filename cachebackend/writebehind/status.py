@@ -17,6 +17,7 @@ from cachebackend.invalidation.outbox_databases import Server, ask_databases, se
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
+from cachebackend.writebehind.node_faults import named_error
 from cachebackend.writebehind.queue import (
     behind_models,
     configured_partitions,
@@ -179,7 +180,7 @@ def partition_statuses() -> list[PartitionStatus]:
                     sealed=None,
                     oldest_seconds=None,
                     is_queue_seen=False,
-                    error=str(state),
+                    error=named_error(name, state),
                 )
                 statuses.append(_with_checkpoint(status, newest))
     return statuses

@@ -386,7 +386,7 @@ def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pyte
     add_one(meter)
     node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))
     try:
-        with one_partition(), pytest.raises(NodeUnavailableError, match="cannot serve: OOM"):
+        with one_partition(), pytest.raises(NodeUnavailableError, match="node 'queue-a' cannot serve: OOM"):
             Meter.behind.update(meter.pk, count=F("count") + 1)
         with one_partition(on_unavailable="write_through"):
             Meter.behind.update(meter.pk, count=F("count") + 5)

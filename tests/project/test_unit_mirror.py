@@ -63,7 +63,6 @@ WITHOUT = {
     "testing/plugin": "starts nodes",
     "testing/queues": "nodes: tests/integration/test_testing_queues.py",
     "toolbar": "a panel of another package",
-    "writebehind/node_faults": "asks nodes: tests/integration/test_queue_memory_and_disk.py",
     "writebehind/apply": "SQL: tests/integration/test_writebehind_fields.py",
     "writebehind/bisection": "SQL: tests/integration/test_writebehind_refusals.py",
     "writebehind/checkpoint_rows": "SQL: tests/integration/test_writebehind_drains.py",

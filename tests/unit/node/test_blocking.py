@@ -32,6 +32,8 @@ class HeldClock(SystemClock):
 class PairHandshake:
     """Opens connections to the test itself; ``nodes`` are the other ends."""
 
+    name = "a"
+
     def __init__(self) -> None:
         self.nodes: list[socket.socket] = []
         self._ours: list[socket.socket] = []

@@ -289,11 +289,16 @@ def _read(row: Any) -> RowKeys | None:
     """Return what a row deletes; None if the database failed, and the row stays for the next run.
 
     A row that cannot be processed must not delay the others.
+
+    Raises:
+        DatabaseError: The connection is broken, so that no other row can be processed either.
     """
     try:
         return read_row(row)
     except DatabaseError as error:
         raise_interrupt(error)
+        if not connections[row._state.db].is_usable():
+            raise
         logger.exception("outbox row %s cannot be processed now", row.pk)
         return None
 

@@ -15,6 +15,7 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import project_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.relay import RelayResult, relay
@@ -26,6 +27,7 @@ logger = logging.getLogger("cachebackend")
 CHANNEL = "ringcache_outbox"
 #: Seconds in which a notification arrives that nothing holds back.
 _ARRIVAL_SECONDS = 2.0
+_lost_log = LogRateLimit(SYSTEM_CLOCK)
 
 
 def relay_on_notify(
@@ -41,7 +43,8 @@ def relay_on_notify(
         using: The database to listen to; one that is not Postgres sends no notifications.
         on_round: Called with the result of each run; it ends the loop by returning False.
         interval: Seconds between two runs if no notification arrives.
-        pause: Waits for the seconds that it is given, when no connection can be listened to.
+        pause: Waits for the seconds that it is given, when no connection can be listened to. The relay runs
+            after it.
     """
     if connections[using].vendor != "postgresql":
         while on_round(relay()):
@@ -53,8 +56,11 @@ def relay_on_notify(
                 return
         except Error as error:
             raise_interrupt(error)
-            logger.warning("the relay lost its connection to database %r: %s", using, error)
+            if _lost_log.to_log():
+                logger.warning("the relay lost its connection to database %r: %s", using, error)
             pause(interval)
+            if not on_round(relay()):  # the other databases do not wait for this one
+                return
 
 
 def receives_notifications(using: str) -> bool:

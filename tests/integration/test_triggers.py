@@ -18,11 +18,12 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
-from django.db import connection, connections, models, transaction
+from django.db import OperationalError, connection, connections, models, transaction
 from django.test.utils import CaptureQueriesContext, isolate_apps
 from psycopg import sql
 
 from cachebackend import CachedManager, RingCache, checks, invalidation
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.invalidation import deletes, relay_listener, trigger_rows, triggers, watched
 from cachebackend.models import OutboxRow
 from cacheproject.processes import MANAGE
@@ -468,6 +469,26 @@ def test_the_listening_relay_connects_again(monkeypatch: pytest.MonkeyPatch, aut
 
     relay_listener.relay_on_notify("default", on_round, interval=0.5, pause=paused.append)
     assert paused == [0.5]
+
+
+def test_the_listening_relay_runs_while_its_database_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For the other databases, and so that it can end. It warns once a minute."""
+
+    def refuse(*_: object) -> bool:
+        message = "connection refused"
+        raise OperationalError(message)
+
+    monkeypatch.setattr(relay_listener, "receives_notifications", refuse)
+    monkeypatch.setattr(relay_listener, "_lost_log", LogRateLimit(SYSTEM_CLOCK))
+    rounds = iter([True, True, False])
+    paused: list[float] = []
+    relay_listener.relay_on_notify("default", lambda _: next(rounds), interval=0.5, pause=paused.append)
+    assert paused == [0.5, 0.5, 0.5]
+    assert [each.getMessage() for each in caplog.records] == [
+        "the relay lost its connection to database 'default': connection refused"
+    ]
 
 
 @pytest.mark.usefixtures("prefix_of_tests")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import ormsgpack
@@ -249,6 +251,30 @@ def test_a_row_whose_query_fails_because_of_the_database_stays_pending(
     assert (result.rows, result.pending) == (1, 1)
     assert "cannot be processed now" in caplog.text
     assert invalidation.relay().rows == 1
+
+
+@pytest.mark.postgres
+def test_a_database_that_ends_is_logged_once_and_not_for_each_row(
+    author: Author, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the run fails, without a traceback; the rows stay."""
+    monkeypatch.setattr(import_module("cachebackend.invalidation.relay"), "_failures_log", {})
+    for _ in range(3):
+        insert(**trigger_row([{"id": str(author.pk)}]))
+
+    def lose_connection(*_: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_keys, "keys_of_trigger_row", lose_connection)
+        for _ in range(2):
+            assert list(invalidation.relay().failed) == ["default"]
+    [logged] = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert logged.getMessage().startswith("the outbox of database 'default' could not be processed: ")
+    assert logged.exc_info is None
+    invalidation.relay()
+    assert not OutboxRow.objects.exists()
 
 
 @pytest.mark.postgres

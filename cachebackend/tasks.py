@@ -8,6 +8,7 @@ an optional dependency.
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -184,6 +185,14 @@ def queues_of_tasks(app: Any) -> dict[str, str]:
     return found
 
 
+def app_name() -> str:
+    """Return the name of the app, as the command line has it after ``-A``; else that of the app itself."""
+    words = sys.argv
+    after = next((at for at, word in enumerate(words, 1) if word in {"-A", "--app"}), len(words))
+    given = [word.partition("=")[2] for word in words if word.startswith("--app=")]
+    return next(iter([*given, *words[after:]]), str(current_app.main or ""))
+
+
 @signals.worker_ready.connect
 @signals.worker_process_init.connect
 def report_worker(**_: Any) -> None:
@@ -193,12 +202,14 @@ def report_worker(**_: Any) -> None:
         this_process.add_facts("routes", lambda: routes)
     queues = sorted(current_app.amqp.queues.consume_from)
     this_process.add_facts("queues", lambda: queues)
+    this_process.add_facts("app", app_name)
     this_process.add_kind("worker")
 
 
 @signals.beat_init.connect
 def report_beat(**_: Any) -> None:
     """Report this process as beat."""
+    this_process.add_facts("app", app_name)
     this_process.add_kind("beat")
 
 

@@ -9,6 +9,8 @@ from operator import itemgetter
 from statistics import median
 from typing import NamedTuple
 
+from django.conf import settings
+
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.runbook import FaultKind
@@ -73,9 +75,15 @@ class ProcessFigures:
         """Return the workers that serve a queue of Celery; those that do not say which they serve, too."""
         return [each for each in self.of_kind("worker") if not each.queues or queue in each.queues]
 
-    def queue_of(self, task: str, default: str) -> str:
-        """Return Celery's queue of a task, as the workers know it."""
-        return next((each.routes[task] for each in self.of_kind("worker") if task in each.routes), default)
+    def queue_of(self, task: str) -> str:
+        """Return Celery's queue of a task, as the workers know it, else the settings; empty: not known."""
+        known = (each.routes[task] for each in self.of_kind("worker") if task in each.routes)
+        return next(known, _routed_queue(task))
+
+    def celery(self, words: str, queue: str = "") -> str:
+        """Return a command of Celery: with the name of the app, as far as a process knows it, and a queue."""
+        app = next((process.app for process in self.processes or () if process.app), "yourproject")
+        return f"`celery -A {app} {words}{f' -Q {queue}' if queue else ''}`"
 
     def draining(self, partition: str) -> tuple[Process, float] | None:
         """Return the process that drains a partition, and since when; None if none does."""
@@ -102,6 +110,14 @@ class ProcessFigures:
     def differences_of(self, process: Process) -> list[Difference]:
         """Return in what a process differs."""
         return [each for each in self.differences if each.process is process]
+
+
+def _routed_queue(task: str) -> str:
+    """Return the queue that Celery's settings name for a task, in any namespace; empty if they name none."""
+    routes = [getattr(settings, name) for name in dir(settings) if name.endswith("TASK_ROUTES")]
+    entries = [each.get(f"cachebackend.tasks.{task}") for each in routes if isinstance(each, Mapping)]
+    names = (entry["queue"] for entry in entries if isinstance(entry, Mapping) and "queue" in entry)
+    return str(next(names, ""))
 
 
 def process_figures() -> ProcessFigures:

@@ -10,7 +10,6 @@ from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
-from django.conf import settings
 from django.db import Error, router
 
 from cachebackend import protocol, writebehind
@@ -36,6 +35,9 @@ from cachebackend.writebehind.versions import version_fault
 __all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of", "summaries"]
 
 T = TypeVar("T")
+#: Celery's queue of the drains, if neither a worker nor the settings name it: the default of
+#: ``schedule.task_routes``.
+DRAIN_QUEUE = "drains"
 #: A failure that is older is no longer the reason: a drain would have failed again since, even one that is
 #: ended by a limit of time.
 FAILED_SECONDS = 300
@@ -102,7 +104,6 @@ class Facts:
         removed: The partitions with queued writes whose models are gone.
         requested: The partitions for which a drain was requested that has not begun.
         last_tick: When ``tick`` last ran, in seconds since 1970; 0.0: never; None: not known.
-        queue: The name of Celery's queue for the drains.
         processes: The processes of the site.
         databases: The database of each partition.
     """
@@ -116,7 +117,6 @@ class Facts:
     removed: Sequence[Partition] = ()
     requested: AbstractSet[Partition] = frozenset()
     last_tick: float | None = None
-    queue: str = "drains"
     processes: ProcessFigures = field(default_factory=ProcessFigures)
     databases: Mapping[Partition, str] = field(default_factory=dict)
 
@@ -154,7 +154,6 @@ def find_reasons(
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
-        queue=_drain_queue(),
         processes=processes or (process_figures() if late else ProcessFigures()),
         databases=_databases(late),
     )
@@ -233,7 +232,8 @@ def _unscheduled(partition: Partition, facts: Facts) -> Reason:
     """Return the reason of a partition while no ``tick`` runs: which process is missing."""
     text, way_out = "no tick runs", "start Celery beat, and a worker that serves the queue of `tick`"
     if facts.processes.processes:
-        text = f"{text}: {cause_of_absence(facts.processes, 'tick')[1]}"
+        absence = cause_of_absence(facts.processes, "tick")
+        text, way_out = f"{text}: {absence.text}", absence.way_out
     return Reason(partition, Kind.NO_SCHEDULE, text, way_out, facts.last_tick or None)
 
 
@@ -244,23 +244,16 @@ def _slow(partition: Partition, facts: Facts, since: float) -> Reason:
         return Reason(partition, Kind.SLOW, text, "read its log", since)
     if partition not in facts.requested:
         return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
-    queue = facts.processes.queue_of("drain", facts.queue)
+    queue = facts.processes.queue_of("drain") or DRAIN_QUEUE
     workers = facts.processes.serving(queue)
     text = "a drain was requested, and no worker has begun it"
     if facts.processes.processes and not workers:
         text += f": no worker serves the queue {queue!r}"
     elif busy := [each for each in workers if each.drains]:
         text += f": {busy[0].label} drains {busy[0].drains[0][0]} since {moment(busy[0].drains[0][1])}"
-    way_out = f"start a worker with -Q {queue}, or raise the rate limit of its tasks"
+    worker = facts.processes.celery("worker", queue)
+    way_out = f"start a worker, {worker}, or raise the rate limit of its tasks"
     return Reason(partition, Kind.NO_WORKER, text, way_out, since)
-
-
-def _drain_queue() -> str:
-    """Return the queue that Celery's settings name for the drains, in any namespace; else the usual one."""
-    routes = [getattr(settings, name) for name in dir(settings) if name.endswith("TASK_ROUTES")]
-    entries = [each.get("cachebackend.tasks.drain") for each in routes if isinstance(each, Mapping)]
-    names = [entry["queue"] for entry in entries if isinstance(entry, Mapping) and "queue" in entry]
-    return str(names[0]) if names else "drains"
 
 
 def summaries(reasons: Iterable[Reason]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
@@ -16,8 +17,23 @@ from cachebackend.telemetry.heartbeat import last_runs
 
 __all__ = ["WorkerFigures", "cause_of_absence", "worker_figures"]
 
-#: Celery's queue of the periodic tasks, if no worker names it: the default of ``schedule.task_routes``.
+#: Celery's queue of the periodic tasks, if neither a worker nor the settings name it: the default of
+#: ``schedule.task_routes``.
 PERIODIC_QUEUE = "periodic"
+
+
+class Absence(NamedTuple):
+    """Why a periodic task does not run.
+
+    Attributes:
+        kind: The kind of the fault.
+        text: What is missing.
+        way_out: What to do.
+    """
+
+    kind: FaultKind
+    text: str
+    way_out: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +91,34 @@ def worker_faults(
     if processes is None or processes.processes is None:
         message = f"No worker runs {tasks}: start a Celery worker with beat."
         return [Fault(FaultKind.NO_WORKER, message, since)]
-    kind, cause = cause_of_absence(processes, min(late + never))
-    return [Fault(kind, f"{cause}, so {tasks} {'do' if ' ' in tasks else 'does'} not run.", since)]
+    absence = cause_of_absence(processes, min(late + never))
+    message = f"{absence.text}, so {tasks} {'do' if ' ' in tasks else 'does'} not run."
+    way_out = f"{absence.way_out[0].upper()}{absence.way_out[1:]}."
+    return [Fault(absence.kind, message, since, way_out)]
 
 
-def cause_of_absence(processes: ProcessFigures, task: str) -> tuple[FaultKind, str]:
+def cause_of_absence(processes: ProcessFigures, task: str) -> Absence:
     """Return why a periodic task does not run: beat is missing, a worker, or a worker of its queue."""
     workers, beats = processes.of_kind("worker"), processes.of_kind("beat")
+    queue, beat = processes.queue_of(task), processes.celery("beat")
+    worker = processes.celery("worker", queue)
     if not workers and not beats:
-        return FaultKind.NO_WORKER, "No Celery worker runs, and no beat"
+        way_out = f"start a worker, {worker}, and beat, {beat}"
+        return Absence(FaultKind.NO_WORKER, "No Celery worker runs, and no beat", way_out)
     if not workers:
-        return FaultKind.NO_WORKER, f"Beat runs ({beats[0].label}), but no worker does"
-    queue = processes.queue_of(task, PERIODIC_QUEUE)
+        text = f"Beat runs ({beats[0].label}), but no worker does"
+        return Absence(FaultKind.NO_WORKER, text, f"start a worker: {worker}")
+    queue = queue or PERIODIC_QUEUE
+    way_out = f"start a worker that serves it: {processes.celery('worker', queue)}"
     if not processes.serving(queue):
-        return FaultKind.NO_WORKER, f"No worker serves the queue {queue!r} ({workers[0].label} does not)"
+        text = f"No worker serves the queue {queue!r} ({workers[0].label} does not)"
+        return Absence(FaultKind.NO_WORKER, text, way_out)
     if not beats:
-        return FaultKind.NO_BEAT, f"A worker runs ({workers[0].label}), but beat does not"
+        text = f"A worker runs ({workers[0].label}), but beat does not"
+        return Absence(FaultKind.NO_BEAT, text, f"start beat, once: {beat}")
     text = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run, but not the tasks"
-    return FaultKind.TASKS_LATE, text
+    way_out = f"if the worker is busy, start another one for the queue: {processes.celery('worker', queue)}"
+    return Absence(FaultKind.TASKS_LATE, text, way_out)
 
 
 def _max_ages() -> dict[str, float]:

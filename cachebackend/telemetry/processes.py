@@ -86,6 +86,7 @@ class Process:
             time since when it does not answer, by the clock of a node.
         queues: Celery's queues that it serves, if it is a worker.
         routes: Celery's queue of each task, as the worker knows it.
+        app: The name of Celery's app, as ``celery -A`` takes it, if it is a worker or beat.
     """
 
     id: str
@@ -104,6 +105,7 @@ class Process:
     waits: Sequence[tuple[str, float, float]] = ()
     queues: Sequence[str] = ()
     routes: Mapping[str, str] = field(default_factory=dict)
+    app: str = ""
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -285,6 +287,7 @@ def _process(
             [(str(using), float(left), float(at) - ahead) for using, left, at in facts.get("waits", ())],
             [str(queue) for queue in facts.get("queues", ())],
             {str(task): str(queue) for task, queue in facts.get("routes", {}).items()},
+            str(facts.get("app", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise_interrupt(error)

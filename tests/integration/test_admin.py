@@ -461,7 +461,7 @@ def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, u
 def test_the_page_says_what_to_do_and_links_to_the_runbook(client: Client, url: str) -> None:
     """Each section of the runbook has the anchor to which a fault of its kind links."""
     page = client.get(url).content.decode()
-    assert "Start a Celery worker with beat: <code>celery -A yourproject worker -B</code>" in page
+    assert "Start a worker, <code>celery -A yourproject worker</code>, and beat, " in page
     assert f'<a href="{url}runbook/#no-worker">' in page
     runbook = client.get(f"{url}runbook/").content.decode()
     assert all(f'<section id="{kind}"' in runbook for kind in FaultKind)

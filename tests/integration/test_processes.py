@@ -19,6 +19,7 @@ from cachebackend.telemetry.processes import read_processes, report_this_process
 from cachebackend.writebehind.running_drains import running
 from cacheproject.services import Services
 from tests.commands import report_of
+from workers.app import app
 
 #: Runs ``manage.py ring`` with ``--json``, and returns its object.
 command = partial(report_of, "ring")
@@ -35,6 +36,7 @@ def command_process() -> Iterator[None]:
     """This process is a new one, that serves no requests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(this_process, "_process", this_process._Process())
+        patch.setattr(this_process, "_facts", dict(this_process._facts))
         yield
 
 
@@ -211,6 +213,28 @@ def test_celery_tells_worker_and_beat(ring_cache: RingCache) -> None:
     assert this_process.kind() == "worker"
     signals.beat_init.send(sender=None)
     assert this_process.kind() == "worker+beat"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["celery", "-A", "shop", "worker"], "shop"),
+        (["celery", "worker", "--app", "shop.jobs"], "shop.jobs"),
+        (["celery", "--app=shop:app", "beat"], "shop:app"),
+        (["manage.py", "celery", "-A"], "cacheproject"),
+    ],
+)
+def test_a_worker_tells_the_name_of_its_app(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch, words: list[str], name: str
+) -> None:
+    """As its command line has it, so that a fault can name the command that starts another one."""
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr(tasks, "current_app", app)
+    monkeypatch.setitem(this_process._facts, "app", tasks.app_name)
+    with another_process("worker"):
+        report_this_process()
+    [worker] = process_figures().of_kind("worker")
+    assert worker.app == name
 
 
 def test_processes_see_each_other_in_a_cluster(cluster_services: Services) -> None:

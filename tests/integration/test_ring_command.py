@@ -387,7 +387,7 @@ def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Service
     finally:
         services.restart("ring-b")
     assert [fault for fault in faults if fault.startswith("Node ring-b of 'default' does not answer")]
-    assert [fault for fault in faults if "Start a Celery worker with beat" in fault]
+    assert [fault for fault in faults if "Start a worker, `celery -A " in fault]
     assert sum("ring-b" in fault for fault in faults) == 1
 
 

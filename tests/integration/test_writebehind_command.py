@@ -244,7 +244,8 @@ def test_status_and_repair_say_why_writes_are_not_drained(
         call_command("writebehind", "repair", stdout=out)
     assert f"repair does not help here: {partition}: a drain was requested" in out.getvalue()
     [fault] = queue_figures().faults
-    assert fault.way_out == "Start a worker with -Q drains, or raise the rate limit of its tasks."
+    worker = "`celery -A yourproject worker -Q drains`"
+    assert fault.way_out == f"Start a worker, {worker}, or raise the rate limit of its tasks."
 
 
 def test_status_says_why_drains_fail(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.monitoring import workers
+from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.workers import worker_faults, worker_figures
+from cachebackend.telemetry.processes import Process
 
 BOTH = {"relay": 10.0, "tick": 10.0}
 
@@ -68,3 +70,40 @@ def test_nodes_that_do_not_answer_are_not_a_fault_of_the_worker(monkeypatch: pyt
     monkeypatch.setattr(workers, "last_runs", refuse)
     figures = worker_figures()
     assert (figures.last_runs, figures.last_seen, figures.faults) == (None, None, [])
+
+
+def process(kind: str, **named: Any) -> Process:
+    return Process("p", kind, "h", 7, "celery", "1.0", 1.0, {}, **named)
+
+
+@pytest.mark.parametrize(
+    ("processes", "way_out"),
+    [
+        ([], "Start a worker, `celery -A yourproject worker`, and beat, `celery -A yourproject beat`."),
+        ([process("beat", app="shop")], "Start a worker: `celery -A shop worker`."),
+        (
+            [process("worker", app="shop", queues=["drains"]), process("beat", app="shop")],
+            "Start a worker that serves it: `celery -A shop worker -Q periodic`.",
+        ),
+        (
+            [process("worker", app="shop.jobs", queues=["drains"], routes={"relay": "often"})],
+            "Start a worker that serves it: `celery -A shop.jobs worker -Q often`.",
+        ),
+        ([process("worker", app="shop")], "Start beat, once: `celery -A shop beat`."),
+        (
+            [process("worker", app="shop"), process("beat")],
+            "If the worker is busy, start another one for the queue: `celery -A shop worker -Q periodic`.",
+        ),
+    ],
+)
+def test_the_way_out_is_the_command(processes: list[Process], way_out: str) -> None:
+    """With the name of the app and the queue, as far as a process or the settings know them."""
+    [fault] = worker_faults({}, BOTH, 100.0, ProcessFigures(processes))
+    assert fault.way_out == way_out
+
+
+def test_the_settings_name_the_queue_while_no_worker_runs(settings: Any) -> None:
+    """Otherwise a worker that is started without a queue serves all of them."""
+    settings.CELERY_TASK_ROUTES = {"cachebackend.tasks.relay": {"queue": "often"}}
+    [fault] = worker_faults({}, BOTH, 100.0, ProcessFigures([process("beat")]))
+    assert fault.way_out == "Start a worker: `celery -A yourproject worker -Q often`."

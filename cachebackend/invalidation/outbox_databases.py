@@ -24,7 +24,7 @@ from cachebackend.invalidation.outbox_table import forget_outbox, may_have_outbo
 from cachebackend.invalidation.own_thread import Outcome, OwnThread
 from cachebackend.models import OutboxRow
 
-__all__ = ["Answers", "Server", "ask_databases", "outbox_databases", "server_of"]
+__all__ = ["Answers", "Server", "ask_databases", "is_private", "outbox_databases", "server_of"]
 
 T = TypeVar("T")
 #: The most threads for each database that wait for an answer although nothing waits for them any more.
@@ -188,7 +188,7 @@ def ask_databases(
 def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
     """Begin to ask a database."""
     try:
-        if _is_private(connections[using]):
+        if is_private(connections[using]):
             answer.set(ask(using))
             return
         with _lock:
@@ -208,7 +208,7 @@ def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
         answer.fail(error)
 
 
-def _is_private(connection: BaseDatabaseWrapper) -> bool:
+def is_private(connection: BaseDatabaseWrapper) -> bool:
     """Return whether only the calling thread can see what its connection sees."""
     if connection.in_atomic_block:
         return True

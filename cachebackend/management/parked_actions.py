@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
-from django.db import Error
 
 from cachebackend import writebehind
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.management.database_work import in_database
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.parked import changes_text
@@ -90,7 +93,7 @@ class ParkedActions(ReportCommand):
         applied, missing, refused = 0, 0, 0
         chosen = self._chosen(options, writebehind.all_databases())
         for using, writes in _by_database(chosen).items():
-            retried = writebehind.retry(writes, using)
+            retried = in_database(using, partial(writebehind.retry, writes, using))
             applied += retried.applied
             missing += retried.missing
             refused += len(retried.remaining)
@@ -114,7 +117,10 @@ class ParkedActions(ReportCommand):
         if not chosen or not (options["yes"] or self.agrees(question)):
             self.say("nothing was discarded")
             return Report({"discarded": 0}, not chosen.errors)
-        count = sum(writebehind.discard(writes, using) for using, writes in _by_database(chosen).items())
+        count = sum(
+            in_database(using, partial(writebehind.discard, writes, using))
+            for using, writes in _by_database(chosen).items()
+        )
         self.say(f"{count} writes were discarded")
         return Report({"discarded": count}, not chosen.errors)
 
@@ -131,16 +137,9 @@ class ParkedActions(ReportCommand):
         """
         label = options["model"] and _label(options["model"], known)
         chosen: writebehind.Answers[tuple[str, ParkedWrite]] = writebehind.Answers((), known.errors)
-        for using in known:
-            writes = ParkedWrite.objects.using(using).all()
-            if label:
-                writes = writes.filter(label=label)
-            if options["ids"]:
-                writes = writes.filter(pk__in=[pk for alias, pk in options["ids"] if alias in {using, None}])
-            try:
-                chosen += [(using, write) for write in writes]
-            except Error as error:
-                chosen.errors[f"database {using!r}"] = error
+        asked = ask_databases(partial(_parked_in, label=label, ids=options["ids"]), READ_TIMEOUT, known)
+        chosen += [(using, write) for using, writes in asked.found.items() for write in writes]
+        chosen.errors |= {f"database {using!r}": error for using, error in asked.errors.items()}
         self.say_unanswered(chosen.errors)
         for alias, pk in options["ids"]:
             found = [using for using, write in chosen if write.pk == pk and alias in {using, None}]
@@ -190,16 +189,29 @@ def _label(name: str, known: writebehind.Answers[str]) -> str:
     try:
         return str(apps.get_model(name)._meta.label_lower)
     except (LookupError, ValueError) as error:
-        labels = {model._meta.label_lower for model in behind_models()}
-        for using in known:
-            labels |= set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True))
+        asked = ask_databases(_labels_in, READ_TIMEOUT, known)
+        labels = {model._meta.label_lower for model in behind_models()}.union(*asked.found.values())
         if name.lower() in labels:
             return name.lower()
         names = ", ".join(sorted(labels)) or "none"
         message = f"--model: {name!r} is not a model; the models with write-behind are: {names}"
-        for each in known.errors:
+        for each in [*known.errors, *(f"database {using!r}" for using in asked.errors)]:
             message += f"; {each} does not answer, and may have parked writes of others"
         raise CommandError(message) from error
+
+
+def _labels_in(using: str) -> set[str]:
+    return set(ParkedWrite.objects.using(using).order_by().values_list("label", flat=True).distinct())
+
+
+def _parked_in(using: str, *, label: str | None, ids: Sequence[tuple[str | None, int]]) -> list[ParkedWrite]:
+    """Return the parked writes of a database: of a model and of some numbers, if they are given."""
+    writes = ParkedWrite.objects.using(using).all()
+    if label:
+        writes = writes.filter(label=label)
+    if ids:
+        writes = writes.filter(pk__in=[pk for alias, pk in ids if alias in {using, None}])
+    return list(writes)
 
 
 def _first_line(parked: ParkedWrite) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.core.management.base import CommandError
+from django.db import router
 from django.db.models import Model
 
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindError
+from cachebackend.management.database_work import in_database
 from cachebackend.management.report import AddAction, Report, ReportCommand
+from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.reasons import Kind, find_reasons, summaries
 from cachebackend.writebehind.repair import Mismatch
 
@@ -84,7 +88,8 @@ class RepairActions(ReportCommand):
             if not options["yes"] and not self.agrees(question):
                 self.say("nothing was dropped; add --yes if nobody can be asked")
                 return Report({"dropped": 0}, is_well=False)
-            data["dropped"] = writebehind.drop_removed(removed[label])
+            using = next(iter(removed[label].databases), router.db_for_write(ParkedWrite))
+            data["dropped"] = in_database(using, partial(writebehind.drop_removed, removed[label]))
             self.say(f"{data['dropped']} batches of {label} were dropped")
         if label := options["drain"]:
             into = _model(options["into"])
@@ -92,11 +97,14 @@ class RepairActions(ReportCommand):
                 f"Writes of {into._meta.label} were drained since those of {label} were queued. Where both "
                 "set the same column of a row, the older value replaces the newer one. Drain them?"
             )
-            is_newer = not options["yes"] and writebehind.would_replace_newer(removed[label], into)
+            using = router.db_for_write(into)
+            is_newer = not options["yes"] and in_database(
+                using, partial(writebehind.would_replace_newer, removed[label], into)
+            )
             if is_newer and not self.agrees(question):
                 self.say("nothing was drained; add --yes if nobody can be asked")
                 return Report({"rows": 0}, is_well=False)
-            data["rows"] = writebehind.drain_removed(removed[label], into)
+            data["rows"] = in_database(using, partial(writebehind.drain_removed, removed[label], into))
             self.say(f"{data['rows']} rows of {into._meta.label} were changed")
         if data:
             found = writebehind.removed_models()
@@ -141,7 +149,7 @@ class RepairActions(ReportCommand):
         keep, problem = self._keep(fault, options), None
         if keep is not None:
             try:
-                writebehind.repair(fault, keep=keep)
+                in_database(fault.using, partial(writebehind.repair, fault, keep=keep))
             except WriteBehindError as error:
                 keep, problem = None, str(error)
                 self.say(problem)

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from operator import ne
 from typing import NamedTuple
 
-from django.db import router, transaction
+from django.db import OperationalError, router, transaction
 from django.db.models import Max
 
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
@@ -104,12 +104,13 @@ def timeline(limit: int) -> list[TimelineEvent]:
     """Return the latest events, the newest first.
 
     Raises:
-        Exception: The database cannot be asked.
+        OperationalError: The database cannot be asked.
     """
     using = router.db_for_write(Event)
     asked = ask_databases(lambda using: _latest(using, limit), TIMEOUT, [using])
     for error in asked.errors.values():
-        raise error
+        message = f"the database {using!r} does not answer: {error}"
+        raise OperationalError(message) from error
     return [
         TimelineEvent(_seconds(event.created), event.kind, event.text, event.subject)
         for event in asked.found[using]

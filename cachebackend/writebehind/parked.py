@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import ormsgpack
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Value
 from django.db.models.functions import Now
 
@@ -35,6 +35,7 @@ from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.refusals import Refusal
 from cachebackend.writebehind.remembered_queries import Parameter, RememberedQuery
 from cachebackend.writebehind.stored_writes import unpack_write
+from cachebackend.writebehind.transactions import limited_transaction
 
 __all__ = [
     "FIRST_WAIT",
@@ -113,7 +114,7 @@ def discard(parked: Iterable[ParkedWrite], using: str) -> int:
     drain has added changes since it was read stays too.
     """
     seen = {write.pk: bytes(write.changes) for write in parked}
-    with transaction.atomic(using=using):
+    with limited_transaction(using):
         current = ParkedWrite.objects.using(using).filter(pk__in=seen).select_for_update().order_by("pk")
         equal = [write.pk for write in current if bytes(write.changes) == seen[write.pk]]
         return ParkedWrite.objects.using(using).filter(pk__in=equal).delete()[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from io import StringIO
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -119,6 +119,47 @@ def test_status_names_what_a_drain_waits_for(meter: Meter) -> None:
     finally:
         drain.close()
         blocker.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["parked"], ["parked", "--model", "shop.gone"], ["retry", "--all"], ["discard", "--all", "--yes"]],
+)
+def test_actions_on_parked_writes_wait_briefly_for_the_database(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They name it, exit with 1, and change nothing."""
+    ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
+    monkeypatch.setattr("cachebackend.management.parked_actions.READ_TIMEOUT", 0.2)
+    blocker = connections.create_connection("default")
+    try:
+        blocker.set_autocommit(False)
+        with blocker.cursor() as cursor:
+            cursor.execute("LOCK TABLE cachebackend_parkedwrite IN ACCESS EXCLUSIVE MODE")
+        out = StringIO()
+        with pytest.raises((SystemExit, CommandError)) as ended:
+            call_command("writebehind", *words, stdout=out)
+        assert "database 'default' d" in out.getvalue() + str(ended.value)
+    finally:
+        blocker.rollback()
+        blocker.close()
+    assert ParkedWrite.objects.count() == 1
+
+
+def test_drain_ends_in_time_while_the_database_hangs(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writes stay queued, and the database is named."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    released = Event()
+    monkeypatch.setattr("cachebackend.management.database_work.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("cachebackend.management.database_work.ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(writebehind, "drain", lambda _: released.wait(60))
+    try:
+        report = command("drain", "--timeout", "0.1", code=1)
+    finally:
+        released.set()
+    [(_, error)] = report["partitions"].items()
+    assert error.startswith("the database 'default' does not answer: ")
+    assert list(report["unanswered"]) == ["database 'default'"]
 
 
 def _update(cursor: Any, pk: object) -> None:

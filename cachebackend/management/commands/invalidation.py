@@ -7,15 +7,18 @@ import math
 import signal
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import connections
+from django.db import connections, router
 
 from cachebackend.invalidation import RelayResult, relay
-from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.invalidation.outbox import READ_TIMEOUT
+from cachebackend.invalidation.outbox_databases import ask_databases, server_of
 from cachebackend.invalidation.relay_listener import relay_on_notify
 from cachebackend.invalidation.set_aside import delete_set_aside
+from cachebackend.management.database_work import in_database
 from cachebackend.management.report import AddAction, Report, ReportCommand
 from cachebackend.managers.audit import WINDOWS, audit, cached_managers
 from cachebackend.monitoring import outbox_figures
@@ -108,8 +111,10 @@ class Command(ReportCommand):
         return self._report(data, not outbox.faults)
 
     def _discard(self, _: dict[str, Any]) -> Report:
-        asked = ask_databases(delete_set_aside, DISCARD_TIMEOUT)
-        return self._report({"discarded": sum(asked.found.values())}, self._can_be_read(asked.errors))
+        seen = ask_databases(server_of, READ_TIMEOUT)
+        asked = ask_databases(delete_set_aside, DISCARD_TIMEOUT, seen.found)
+        is_well = self._can_be_read(seen.errors | asked.errors)
+        return self._report({"discarded": sum(asked.found.values())}, is_well)
 
     def _can_be_read(self, errors: Mapping[str, object]) -> bool:
         """Report the databases that could not be read; return whether there are none."""
@@ -125,6 +130,7 @@ class Command(ReportCommand):
 
     def _relay_all(self) -> RelayResult:
         """Run the relay until a run reaches the last row; return the sums of all runs."""
+        ask_databases(server_of, READ_TIMEOUT)  # the relay then does not wait for one that hangs
         total = RelayResult(is_complete=False)
         while not total.is_complete:
             total.add_run(relay(RELAY_TIMEOUT))
@@ -160,7 +166,8 @@ class Command(ReportCommand):
             raise CommandError(message)
         for manager in managers:
             self.say_progress(f"auditing {manager.model._meta.label}")
-            result = audit(manager, options["sample"], windows)
+            using = router.db_for_read(manager.model)
+            result = in_database(using, partial(audit, manager, options["sample"], windows))
             is_well &= not result.differing[windows[-1]]
             audits[result.model] = {
                 "sampled": result.sampled,

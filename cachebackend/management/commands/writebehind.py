@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import Error, close_old_connections
+from django.db import Error, router
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError, WriteBehindStoppedError
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.management.database_work import in_database
 from cachebackend.management.parked_actions import ParkedActions
 from cachebackend.management.repair_actions import RepairActions
 from cachebackend.management.report import AddAction, Report
@@ -25,6 +27,7 @@ from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
 from cachebackend.writebehind import PartitionStatus
+from cachebackend.writebehind.queue import model_of
 
 __all__ = ["Command"]
 
@@ -221,14 +224,13 @@ class Command(ParkedActions, RepairActions):
             try:
                 while done:
                     done, waiting = 0, 0
-                    for retried in writebehind.retry_all_waiting(using):
+                    for retried in in_database(using, partial(_retry_all, using)):
                         counts["rows"] += retried.applied
                         counts["missing"] += retried.missing
                         waiting += len(retried.remaining)
                         done += retried.done
             except Error as error:
                 unanswered[f"database {using!r}"] = str(error)
-                close_old_connections()
             else:
                 counts["waiting"] += waiting
         return unanswered
@@ -246,10 +248,10 @@ class Command(ParkedActions, RepairActions):
     def _drain_one(partition: Partition, counts: dict[str, int], errors: dict[Partition, Exception]) -> None:
         """Drain a partition, or record its error: the others may be drained nevertheless."""
         try:
-            drained = writebehind.drain(partition)
+            using = router.db_for_write(model_of(partition))
+            drained = in_database(using, partial(writebehind.drain, partition))
         except (RingCacheError, Error) as error:
             errors[partition] = error
-            close_old_connections()  # else a broken connection would be used again
             return
         if drained.batches:
             errors.pop(partition, None)
@@ -263,6 +265,10 @@ def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
     limits |= {name: given for name in THRESHOLDS if (given := options.get(f"max_{name}")) is not None}
     figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": totals.parked}
     return [name for name, figure in figures.items() if figure > limits[name]]
+
+
+def _retry_all(using: str) -> list[writebehind.Retried]:
+    return list(writebehind.retry_all_waiting(using))
 
 
 def _queued_cells(status: PartitionStatus) -> tuple[object, ...]:

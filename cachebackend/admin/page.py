@@ -229,8 +229,9 @@ def _process_rows(figures: ProcessFigures) -> dict[str, Any] | None:
             "since": moment(process.started),
             "drains": [(partition, moment(since)) for partition, since in process.drains],
             "differences": figures.differences_of(process),
+            "silent": f"{process.age:.0f}" if process in figures.silent else "",
         }
-        for process in figures.processes
+        for process in [*figures.processes, *figures.silent]
     ]
     differing = sum(bool(row["differences"]) for row in rows)
     rows.sort(key=lambda row: not row["differences"])

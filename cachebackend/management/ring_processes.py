@@ -21,7 +21,7 @@ def processes_report(command: ReportCommand) -> Report:
     figures = process_figures()
     if figures.processes is None:
         command.say("not well: no node answers, so the processes are not known")
-        return Report({"processes": None, "faults": [], "well": False}, is_well=False)
+        return Report({"processes": None, "silent": None, "faults": [], "well": False}, is_well=False)
     rows = [_row(process, figures) for process in figures.processes]
     command.print_table(_COLUMNS, rows)
     for process in figures.processes:
@@ -33,11 +33,14 @@ def processes_report(command: ReportCommand) -> Report:
             command.say(f"{process.label}: {node} is {view.state}{again}: {view.error}")
         for using, seconds, _ in process.waits:
             command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")
+    for process in figures.silent:
+        command.say(f"{process.label} reported {duration(process.age)} ago: it was killed, or hangs")
     for fault in figures.faults:
         command.say(f"not well: {fault.message}")
     is_well = not figures.faults
     data = {
         "processes": [_data(process, figures) for process in figures.processes],
+        "silent": [_data(process, figures) for process in figures.silent],
         "faults": [fault.message for fault in figures.faults],
         "well": is_well,
     }

@@ -58,14 +58,16 @@ class ProcessFigures:
     """The processes of the site.
 
     Attributes:
-        processes: Those that reported in the last seconds, the oldest first. None: no node answered.
+        processes: Those that report, the oldest first. None: no node answered.
         differences: The settings in which they differ.
         faults: What is wrong.
+        silent: Those that reported lately and do not any more. Nothing else counts them.
     """
 
     processes: Sequence[Process] | None = None
     differences: Sequence[Difference] = ()
     faults: list[Fault] = field(default_factory=list)
+    silent: Sequence[Process] = ()
 
     def of_kind(self, kind: str) -> list[Process]:
         """Return the processes of a kind."""
@@ -127,7 +129,7 @@ def process_figures() -> ProcessFigures:
         return ProcessFigures()
     found = differences(read)
     faults = [*_difference_faults(found), *clock_faults(read.found), *view_faults(read.found)]
-    return ProcessFigures(read.found, found, faults)
+    return ProcessFigures(read.found, found, faults, read.silent)
 
 
 def differences(read: Processes) -> list[Difference]:

@@ -32,6 +32,7 @@ __all__ = [
     "NodeView",
     "Process",
     "Processes",
+    "nodes_away",
     "read_processes",
     "report_this_process",
     "withdraw_this_process",
@@ -40,6 +41,8 @@ __all__ = [
 logger = logging.getLogger("cachebackend")
 #: The most bytes of a report. One that is longer is sent without what the process does now.
 MAX_REPORT_BYTES = 16_384
+#: Seconds after which a process that does not report has probably ended: two reports are missing.
+SILENT_SECONDS = 10.0
 _KINDS = frozenset({"web", "worker", "beat", "relay", "command"})
 
 
@@ -133,12 +136,14 @@ class Processes:
         node_ages: For each alias and node that answered, for how many seconds it stores reports.
         endpoints: Their servers.
         errors: For each alias and node that did not answer, its error.
+        silent: The processes that reported lately and do not any more: they were killed, or hang.
     """
 
     found: list[Process]
     node_ages: Mapping[tuple[str, str], float] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, str], str] = field(default_factory=dict)
     errors: Mapping[tuple[str, str], RingCacheError] = field(default_factory=dict)
+    silent: Sequence[Process] = ()
 
 
 def report_this_process() -> None:
@@ -151,6 +156,20 @@ def report_this_process() -> None:
     except Exception as error:
         raise_interrupt(error)
         logger.exception("this process could not report itself")
+
+
+def nodes_away() -> frozenset[tuple[str, str]]:
+    """Return the alias and the name of each node that this process does not use now; never raises.
+
+    Starts probes that are due, and sends nothing itself. So an idle process notices that a node is back.
+    """
+    try:
+        return frozenset(
+            (alias, node.name) for alias, client in _clients() for node in client.nodes if node.is_ejected
+        )
+    except Exception as error:  # noqa: BLE001  # the report logs it
+        raise_interrupt(error)
+        return frozenset()
 
 
 def withdraw_this_process() -> None:
@@ -194,7 +213,10 @@ def read_processes() -> Processes:
     if own not in reports:
         reports[own] = (_report(), median(times) if times else time.time(), 0.0)
     read = (_process(each, *reports[each], names.get(each, {})) for each in reports)
-    return Processes(sorted(filter(None, read), key=lambda each: each.started), ages, endpoints, errors)
+    known = sorted(filter(None, read), key=lambda each: each.started)
+    silent = [each for each in known if each.age > SILENT_SECONDS and each.id != own]
+    present = [each for each in known if each not in silent]
+    return Processes(present, ages, endpoints, errors, silent)
 
 
 def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:

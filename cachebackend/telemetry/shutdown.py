@@ -1,5 +1,7 @@
 """When a process publishes its counters and reports itself: every few seconds, and when it ends.
 
+It also reports when it has ejected a node, or uses one again, so that no fault outlasts its cause.
+
 ======================================  =========================================================
 a process that                          publishes for the last time
 ======================================  =========================================================
@@ -25,16 +27,19 @@ import queue
 import threading
 from typing import Any
 
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.counters import Counters
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.telemetry import this_process
-from cachebackend.telemetry.processes import report_this_process, withdraw_this_process
+from cachebackend.telemetry.processes import nodes_away, report_this_process, withdraw_this_process
 from cachebackend.telemetry.publisher import publish_all
 
 __all__ = ["connect", "publish_last"]
 
 #: Seconds between two publications.
 INTERVAL_SECONDS = 5.0
+#: Seconds between two looks at the nodes, which cost nothing while none is ejected.
+LOOK_SECONDS = 1.0
 #: The most seconds that the end of a process waits for its last publication.
 LAST_SECONDS = 2.0
 
@@ -48,25 +53,35 @@ class _Publisher(threading.Thread):
         # this thread may interrupt a caller that holds one of them
         self._end_requests: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._away: frozenset[tuple[str, str]] = frozenset()
 
     def run(self) -> None:
         """Publish until the thread is asked to end."""
         try:
-            report_this_process()
+            self._report()
             while not self._has_end_request():
                 publish_all()
-                report_this_process()
+                self._report()
             publish_all()
             withdraw_this_process()
         finally:
             self._ended.put(None)
 
+    def _report(self) -> None:
+        self._away = nodes_away()  # before the report: a later change is reported again
+        report_this_process()
+
     def _has_end_request(self) -> bool:
-        try:
-            self._end_requests.get(timeout=INTERVAL_SECONDS)
-        except queue.Empty:
-            return False
-        return True
+        """Wait until the next report is due, or the thread must end; return whether it must."""
+        due = SYSTEM_CLOCK.monotonic() + INTERVAL_SECONDS
+        while True:
+            try:
+                self._end_requests.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if SYSTEM_CLOCK.monotonic() >= due or nodes_away() != self._away:
+                    return False
+            else:
+                return True
 
     def end(self) -> None:
         """Publish for the last time, and wait for that. A signal handler may call it while it runs."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import pytest
 from celery import signals
+from django.core.management import call_command
 from django.test import override_settings
 
-from cachebackend import RingCache, tasks
+from cachebackend import RingCache, protocol, tasks
+from cachebackend.admin.page import _process_rows
 from cachebackend.monitoring import process_figures, worker_figures
 from cachebackend.protocol import Partition
-from cachebackend.telemetry import processes, this_process
+from cachebackend.telemetry import processes, shutdown, this_process
+from cachebackend.telemetry.agreed_settings import site_name
 from cachebackend.telemetry.processes import read_processes, report_this_process, withdraw_this_process
 from cachebackend.writebehind.running_drains import running
 from cacheproject.services import Services
 from tests.commands import report_of
+from tests.waits import wait_until
 from workers.app import app
 
 #: Runs ``manage.py ring`` with ``--json``, and returns its object.
@@ -70,6 +76,27 @@ def test_a_process_sees_itself_and_the_others(ring_cache: RingCache) -> None:
         assert beat.clock_ahead is not None
         withdraw_this_process()
     assert sorted(each.kind for each in read_processes().found) == ["command", "worker"]
+
+
+def test_a_process_that_stops_reporting_is_shown_and_not_counted(
+    ring_cache: RingCache, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed, so its settings and its view of the nodes do not count any more."""
+    report_another("web", CACHES=caches_with(settings, KEY_PREFIX="other"))
+    assert [fault.kind for fault in process_figures().faults] == ["settings-differ"]
+    monkeypatch.setattr(processes, "SILENT_SECONDS", -1.0)
+    figures = process_figures()
+    assert [each.kind for each in figures.processes or ()] == ["command"]
+    assert [each.kind for each in figures.silent] == ["web"]
+    assert (figures.differences, figures.faults, figures.of_kind("web")) == ([], [], [])
+    report = command("processes")
+    assert [each["kind"] for each in report["silent"]] == ["web"]
+    out = StringIO()
+    call_command("ring", "processes", stdout=out)
+    assert f"{figures.silent[0].label} reported 0." in out.getvalue()
+    page = _process_rows(figures)
+    assert page is not None
+    assert [(row["process"].kind, row["silent"]) for row in page["shown"]] == [("command", ""), ("web", "0")]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +231,33 @@ def test_a_process_tells_how_it_sees_the_nodes(ring_cache: RingCache) -> None:
     assert 0 < (view.probe_in or 0) <= 1
     [fault] = figures.faults
     assert fault.kind == "node-partly-reached"
+
+
+def test_a_process_reports_at_once_that_a_node_is_away_and_back(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it is idle: the thread that reports starts the probe of the node."""
+    monkeypatch.setattr(shutdown, "INTERVAL_SECONDS", 600.0)
+    monkeypatch.setattr(shutdown, "LOOK_SECONDS", 0.01)
+    breaker = ring_cache.client.nodes[0].breaker
+    assert breaker is not None
+    publisher = shutdown._Publisher()
+    publisher.start()
+    try:
+        wait_until(lambda: away(ring_cache) == [])
+        breaker.failed(OSError("no route"), at_once=True)
+        wait_until(lambda: away(ring_cache) == ["ring-a"])
+        wait_until(lambda: not breaker.is_open)
+        wait_until(lambda: away(ring_cache) == [])
+    finally:
+        publisher.end()
+
+
+def away(cache: RingCache) -> list[str] | None:
+    """Return the nodes that this process does not use, as it has reported it; None: it has not."""
+    _, stored = cache.client.run(protocol.read_processes(site_name(), cache.client.indexes))
+    reported = stored.get(this_process.process_id())
+    return None if reported is None else [view["node"] for view in json.loads(reported[0])["views"]]
 
 
 def test_celery_tells_worker_and_beat(ring_cache: RingCache) -> None:

@@ -26,7 +26,7 @@ from cachebackend.backend.scope import is_asked_in_thread
 from cachebackend.backend.tag_names import tags_of
 from cachebackend.codec import EncodeError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.properties import cached_property
 

@@ -22,8 +22,8 @@ from cachebackend import protocol
 from cachebackend.backend import ring_cache
 from cachebackend.backend.scope import databases_of_write
 from cachebackend.errors import RingCacheError
-from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import look_for_outbox
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.tables import WatchedTable, all_tables, watched_tables
 from cachebackend.invalidation.tags import ModelTags
 from cachebackend.invalidation.transactions import invalidate_together

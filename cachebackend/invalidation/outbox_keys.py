@@ -26,7 +26,7 @@ from cachebackend.backend import find_ring_cache
 from cachebackend.backend.keys import pattern_key
 from cachebackend.conf import ring_aliases
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.query_changes import check_changes
 from cachebackend.invalidation.stored_keys import unpack_keys
 from cachebackend.invalidation.tables import models_of_tables

@@ -10,8 +10,8 @@ from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpd
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import ChangedRow, Pair, TableChanges, paired, unpaired
 from cachebackend.invalidation.columns import read_values
-from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.own_statement import OwnStatement
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.returning import Returned
 from cachebackend.invalidation.statement import Statement
 from cachebackend.invalidation.tables import WatchedTable

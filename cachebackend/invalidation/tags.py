@@ -14,7 +14,7 @@ from cachebackend.backend.scope import database_of, databases_of_write, scopes_o
 from cachebackend.backend.tag_names import model_tag_name, row_tag_names, table_of, tag_name, watch_tags_of
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.compilers import watch
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.tables import row_of, tables_of
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical

@@ -13,8 +13,8 @@ from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.confirmed_rows import delete_confirmed
-from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox import write_row
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 
 __all__ = ["CommittedDeletes", "TransactionDeletes"]
 

@@ -36,8 +36,8 @@ from cachebackend.backend.open_transactions import (
     is_unmanaged,
 )
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.transaction_deletes import TransactionDeletes
 from cachebackend.invalidation.trigger_rows import may_have_trigger_rows, take_trigger_rows
 from cachebackend.invalidation.watched import KeysByAlias

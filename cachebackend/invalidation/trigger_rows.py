@@ -26,8 +26,8 @@ from django.utils.timezone import get_default_timezone, is_aware, make_naive
 from cachebackend.backend.canonical import django_class, referred_field
 from cachebackend.backend.open_transactions import OpenTransaction
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.deletes import PendingDeletes
 from cachebackend.invalidation.outbox_table import has_outbox
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.query_changes import ValueChange
 from cachebackend.invalidation.row_texts import TextRow, value_changes
 from cachebackend.invalidation.tables import watched_tables

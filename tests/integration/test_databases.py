@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory, TestCase
 
 from cachebackend import RingCache, checks, invalidate, invalidation
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import pending_deletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 
@@ -58,7 +58,7 @@ def test_each_database_has_its_own_transactions_and_outbox(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed), transaction.atomic(using="lite"):
-        patch.setattr(deletes.PendingDeletes, "delete", die)
+        patch.setattr(pending_deletes.PendingDeletes, "delete", die)
         Article.objects.using("lite").filter(pk=7_000_000).update(title="New")
     assert (OutboxRow.objects.using("lite").count(), OutboxRow.objects.count()) == (1, 0)
     OutboxRow.objects.using("lite").update(created=Now() - timedelta(seconds=5))

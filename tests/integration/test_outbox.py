@@ -16,7 +16,13 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidation
-from cachebackend.invalidation import confirmed_rows, deletes, outbox, outbox_pages, transaction_deletes
+from cachebackend.invalidation import (
+    confirmed_rows,
+    outbox,
+    outbox_pages,
+    pending_deletes,
+    transaction_deletes,
+)
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox_figures
 from cacheproject.demo.models import Article
@@ -49,7 +55,7 @@ def dies_after_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", die)
+        patch.setattr(pending_deletes.PendingDeletes, "delete", die)
         yield
 
 
@@ -210,7 +216,7 @@ def test_a_pending_delete_is_seen_whether_or_not_the_relay_runs(
 ) -> None:
     """Its age counts from the write: in the figures, and in ``invalidation status``, which exits with 1."""
     unconfirmed = {"default": {b"k"}}
-    monkeypatch.setattr(deletes.PendingDeletes, "delete", lambda _: unconfirmed)
+    monkeypatch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: unconfirmed)
     write(article)
     age_rows(61)
     assert OutboxRow.objects.count() == 1

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from cachebackend import RingCache, cached, invalidation
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import deletes, pending_deletes
 from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import keys_of_row, stored_rows
 from cachebackend.models import OutboxRow
@@ -121,7 +121,7 @@ def test_rows_that_are_invalidated_by_hand_are_in_the_outbox(
     def refuse(*_: Any) -> Any:
         return {"default": {b"unconfirmed"}}
 
-    monkeypatch.setattr(deletes.PendingDeletes, "delete", refuse)
+    monkeypatch.setattr(pending_deletes.PendingDeletes, "delete", refuse)
     invalidation.invalidate(article, "front")
     [row] = stored_rows("default")
     keys = keys_of_row(row)["default"]

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from cachebackend import RingCache, invalidate
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import deletes, pending_deletes
 from cachebackend.invalidation.relay import relay
 from cachebackend.models import OutboxRow
 from tests.zoo.models import Author, Poem
@@ -84,7 +84,7 @@ def test_the_relay_deletes_in_the_same_order(
 ) -> None:
     """A writer died after its commit."""
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        patch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
         write(author)
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
     assert relay().pending == 0

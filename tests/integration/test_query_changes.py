@@ -20,8 +20,8 @@ from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation import (
     clears,
-    deletes,
     old_rows,
+    pending_deletes,
     query_changes,
     relay,
     row_texts,
@@ -228,7 +228,7 @@ def test_many_rows_make_every_shape_wrong_that_depends_on_their_columns(
 ) -> None:
     """So a change of a million rows is not a million tags."""
     monkeypatch.setattr(query_changes, "MAX_ROWS", 1)
-    monkeypatch.setattr("cachebackend.invalidation.deletes.MAX_ROWS", 1)
+    monkeypatch.setattr("cachebackend.invalidation.pending_deletes.MAX_ROWS", 1)
     Poem.objects.update(rank=7)
     assert {"rank 0", "rank 1", "rank 2", "ranks"} <= results.wrong()
 
@@ -253,7 +253,7 @@ def test_an_insert_of_many_rows_reads_no_values_of_them(
     """They would not be followed. All results of the table are wrong."""
     for module in (query_changes, statement):
         monkeypatch.setattr(module, "MAX_ROWS", 1)
-    monkeypatch.setattr("cachebackend.invalidation.deletes.MAX_ROWS", 1)
+    monkeypatch.setattr("cachebackend.invalidation.pending_deletes.MAX_ROWS", 1)
     with CaptureQueriesContext(connection) as captured:
         Poem.objects.bulk_create([Poem(name=name) for name in "xyz"])
     [insert] = [query["sql"] for query in captured if 'INTO "zoo_poem"' in query["sql"]]
@@ -277,7 +277,7 @@ def test_the_relay_deletes_the_tags_of_a_writer_that_died(
 ) -> None:
     """The outbox row names the changed rows; what they were before is not always in it."""
     monkeypatch.setattr(
-        "cachebackend.invalidation.deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
+        "cachebackend.invalidation.pending_deletes.PendingDeletes.delete", lambda _: {"default": {b""}}
     )
     with transaction.atomic():
         Poem.objects.filter(pk=poems[0].pk).update(rank=2)
@@ -345,7 +345,7 @@ def test_the_relay_reads_the_changes_of_a_statement_that_wrote_its_outbox_row(
 ) -> None:
     """By value: it deletes the results that the change can affect, and no others."""
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        patch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
         write(poems[0])
     assert results.wrong() == set()
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")
@@ -387,7 +387,7 @@ def test_the_relay_reads_the_columns_of_a_large_statement(
     """Its outbox rows hold no values; every value of these columns may have changed."""
     monkeypatch.setattr(row_texts, "MAX_VALUE_BYTES", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        patch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
         Poem.objects.update(rank=7)
     assert {name for row in OutboxRow.objects.all() for text in row.rows or () for name in text} == {
         "id",
@@ -404,7 +404,7 @@ def test_the_relay_reads_the_columns_of_a_large_statement(
 def pending_change(poem: Poem, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit a change whose outbox row remains."""
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        patch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
         with transaction.atomic():
             Poem.objects.filter(pk=poem.pk).update(rank=2)
 
@@ -441,14 +441,14 @@ def test_the_relay_reads_a_change_of_many_rows(
     cache: RingCache, authors: list[Author], monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """However long it is, nothing else is deleted; one that is too long is stored without its rows."""
-    monkeypatch.setattr(deletes, "MAX_CHANGE_BYTES", most)
+    monkeypatch.setattr(pending_deletes, "MAX_CHANGE_BYTES", most)
     Poem.objects.bulk_create([Poem(name=f"{number}", author=authors[0]) for number in range(700)])
     results = Results(cache)
     for rank in range(3):
         results.store(f"rank {rank}", BY_RANK, rank=rank)
     results.store("titles", TITLES)
     with monkeypatch.context() as patch:
-        patch.setattr(deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
+        patch.setattr(pending_deletes.PendingDeletes, "delete", lambda _: {"default": {b""}})
         with transaction.atomic():
             Poem.objects.update(rank=2)
     OutboxRow.objects.update(created="2020-01-01T00:00:00Z")

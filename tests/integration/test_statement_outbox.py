@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from cachebackend import invalidation, protocol
 from cachebackend.invalidation import deletes, old_rows, row_texts, statement_outbox, stored_changes
 from cachebackend.invalidation.catalogue import forget_catalogues
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.writes import Write
 from cachebackend.models import OutboxRow

@@ -17,7 +17,7 @@ from cachebackend import CachedManager, RingCache, invalidation, protocol
 from cachebackend.backend import ring_cache
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
 from cacheproject.services import Services

@@ -19,8 +19,9 @@ from cachebackend import RingCache, invalidate, invalidation
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.keys import content_of_change_key
 from cachebackend.backend.tag_names import tag_name
-from cachebackend.invalidation import confirmed_rows, deletes, key_parts
-from cachebackend.invalidation.deletes import PendingDeletes, values_and_tags
+from cachebackend.invalidation import confirmed_rows, key_parts, pending_deletes
+from cachebackend.invalidation.deletes import values_and_tags
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.stored_keys import unpack_keys
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
@@ -334,7 +335,7 @@ def test_autocommit_that_is_turned_on_commits_with_deletes() -> None:
 def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """An outbox row has 20 keys at most; those of two changed rows are made together."""
     monkeypatch.setattr(key_parts, "MOST_KEYS", 20)
-    monkeypatch.setattr(deletes, "ROWS_OF_UNIT", 2)
+    monkeypatch.setattr(pending_deletes, "ROWS_OF_UNIT", 2)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from cachebackend import CachedManager, RingCache, checks, invalidation
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
-from cachebackend.invalidation import deletes, relay_listener, trigger_rows, triggers, watched
+from cachebackend.invalidation import pending_deletes, relay_listener, trigger_rows, triggers, watched
 from cachebackend.models import OutboxRow
 from cacheproject.processes import MANAGE
 from tests.shop.models import Author, Poem, Sonnet
@@ -789,14 +789,14 @@ def test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others(
     Poem.objects.create(author=author, title="Ode")
     program.execute(f"UPDATE {POEM} SET title = 'x'")
     program.execute(f"UPDATE {AUTHOR} SET name = 'Psappho'")
-    changed_rows = deletes.changed_rows
+    changed_rows = pending_deletes.changed_rows
 
     def failing(model: type[models.Model], *args: Any) -> Any:
         if model is Poem:
             Author.objects.raw("SELECT no_such_column FROM shop_author")[0]
         return changed_rows(model, *args)
 
-    monkeypatch.setattr(deletes, "changed_rows", failing)
+    monkeypatch.setattr(pending_deletes, "changed_rows", failing)
     result = invalidation.relay()
     assert (result.rows, result.pending) == (1, 0)
     assert "cannot be read and is set aside" in caplog.text

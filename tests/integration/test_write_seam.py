@@ -23,7 +23,7 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 from cachebackend import CachedManager, invalidation
 from cachebackend.invalidation import old_rows, statement, tables, transactions, watched, writes
 from cachebackend.invalidation.changes import TableChanges
-from cachebackend.invalidation.deletes import PendingDeletes
+from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import (
     FAMILY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachebackend.effects import Load, Operation, Send
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import pending_deletes
 from cachebackend.protocol import get_or_load
 from tests.interleavings import direct
 from tests.interleavings.lists import LIST, OTHER, PAIR, ListWorld, finish_rows, relay_rows
@@ -101,7 +101,7 @@ class ListWriter(Writer):
 
     def begin(self, name: str) -> Operation[Any]:
         assert isinstance(self.world, ListWorld)
-        pending = deletes.PendingDeletes("default")
+        pending = pending_deletes.PendingDeletes("default")
         pending.keys = {self.process.clock.name: self.world.keys_of(self.version)}
         return direct.as_operation(pending.delete)
 

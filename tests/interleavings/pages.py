@@ -19,7 +19,7 @@ import pytest
 from cachebackend import protocol
 from cachebackend.effects import Command, Load, Operation
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import deletes, pending_deletes
 from cachebackend.loader import loader_block
 from cachebackend.near import NearCache
 from cachebackend.node import Node
@@ -246,7 +246,7 @@ class PageWriter(Scattering):
     """Writes the row, and deletes its key and the tag by the real ``PendingDeletes``."""
 
     def begin(self, name: str) -> Operation[Any]:
-        pending = deletes.PendingDeletes("default")
+        pending = pending_deletes.PendingDeletes("default")
         pending.keys = {self.process.clock.name: {KEY, TAG}}
         return direct.as_operation(pending.delete)
 

@@ -18,7 +18,7 @@ from cachebackend import RingCache, protocol
 from cachebackend.backend import fill_rules
 from cachebackend.codec import Kind, tags_of_block
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import deletes, outbox, transaction_deletes, writes
+from cachebackend.invalidation import outbox, pending_deletes, transaction_deletes, writes
 from cachebackend.managers import reads
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
@@ -226,13 +226,13 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """Keys are deleted at the change, before the commit."""
-        add_changed = deletes.PendingDeletes.add_changed
+        add_changed = pending_deletes.PendingDeletes.add_changed
 
-        def at_once(self: deletes.PendingDeletes, dependent: Any, rows: Any) -> None:
+        def at_once(self: pending_deletes.PendingDeletes, dependent: Any, rows: Any) -> None:
             add_changed(self, dependent, rows)
             self.delete()
 
-        monkeypatch.setattr(deletes.PendingDeletes, "add_changed", at_once)
+        monkeypatch.setattr(pending_deletes.PendingDeletes, "add_changed", at_once)
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     def test_fill_inside_a_transaction_that_wrote(
@@ -267,14 +267,14 @@ class TestStack:
         self, article: Article, monkeypatch: Patch
     ) -> None:
         """A crash between the two leaves no pending delete."""
-        delete = deletes.PendingDeletes.delete
+        delete = pending_deletes.PendingDeletes.delete
 
         def delete_row_first(self: Any) -> Any:
             outbox.delete_rows("default", *getattr(self, "_outbox_rows", []))
             return delete(self)
 
         Article.cached.get(slug="first")
-        monkeypatch.setattr(deletes.PendingDeletes, "delete", delete_row_first)
+        monkeypatch.setattr(pending_deletes.PendingDeletes, "delete", delete_row_first)
         assert is_caught(
             test_outbox.test_the_row_is_deleted_only_after_the_nodes_confirmed, article, monkeypatch
         )

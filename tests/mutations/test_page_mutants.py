@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -32,13 +31,8 @@ def one_scatter(patch: Patch) -> None:
 
 def one_scatter_of_the_relay(patch: Patch) -> None:
     """The relay sends the deletes of values and tags at once."""
-
-    def delete_at_once(keys: Any) -> Any:
-        missed = {alias: set(deletes._delete_at_once(alias, group)) for alias, group in keys.items()}
-        return {alias: group for alias, group in missed.items() if group}
-
     patch.setattr(relay_module, "values_and_tags", lambda keys: (keys, {}))
-    patch.setattr(relay_module, "delete_keys", delete_at_once)
+    patch.setattr(relay_module, "delete_keys", deletes.delete_together)
 
 
 def tags_confirmed_before_their_values(patch: Patch) -> None:

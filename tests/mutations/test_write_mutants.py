@@ -12,9 +12,9 @@ from django.db import OperationalError, connection
 from cachebackend.invalidation import (
     columns,
     conflicts,
-    deletes,
     key_parts,
     old_rows,
+    pending_deletes,
     returning,
     statement_outbox,
     stored_changes,
@@ -296,7 +296,7 @@ def test_outbox_rows_without_the_tags_that_protect_any_value(
     monkeypatch: Patch,
 ) -> None:
     """A relay may delete a tag before a value of another outbox row."""
-    monkeypatch.setattr(deletes, "ROWS_OF_UNIT", 2)
+    monkeypatch.setattr(pending_deletes, "ROWS_OF_UNIT", 2)
     monkeypatch.setattr(key_parts, "MOST_KEYS", 20)
     with monkeypatch.context() as inner:
         inner.setattr(key_parts.KeyParts, "of_outbox_rows", lambda parts, _: parts.parts)
@@ -319,7 +319,7 @@ def test_a_quarantine_after_the_commit(
 ) -> None:
     """For a moment the old row is cached, although the new one is committed."""
     monkeypatch.setattr(Article.cached, "is_strict", True)
-    monkeypatch.setattr(deletes.PendingDeletes, "quarantine", lambda _: None)
+    monkeypatch.setattr(pending_deletes.PendingDeletes, "quarantine", lambda _: None)
     test = test_strict.test_a_strict_key_is_in_quarantine_while_its_row_is_committed
     assert is_caught(test, Article.cached, article, before_commit, False)
 
@@ -327,7 +327,7 @@ def test_a_quarantine_after_the_commit(
 def test_a_commit_in_doubt_that_ends_the_quarantine(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
     """A reader may fill the old row before the database has decided."""
     monkeypatch.setattr(Article.cached, "is_strict", True)
-    monkeypatch.setattr(deletes.PendingDeletes, "leave_quarantines", lambda _: None)
+    monkeypatch.setattr(pending_deletes.PendingDeletes, "leave_quarantines", lambda _: None)
     with monkeypatch.context() as patch:
         assert is_caught(
             test_strict.test_a_commit_in_doubt_leaves_the_quarantine, Article.cached, article, patch

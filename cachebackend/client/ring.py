@@ -164,6 +164,25 @@ class RingClient(SingleKeyClient):
             DeferredCalls.call(partial(self._store_missed, node, missed))
         self.nodes[node].request_replay()
 
+    def probe_ejected(self) -> bool:
+        """Probe the ejected shards of a cluster, and wait, if deletes wait for replicas too.
+
+        A replica that was promoted may be read by other processes before this one has noticed:
+
+            1. cluster  promotes a replica of the shard whose primary has died
+            2. reader   its process probes the shard, replays what is missed, and reads the promoted server
+            3. writer   COMMIT; in its process the shard is still ejected: the delete is missed
+            4. writer   probes the shard at once; the probe finds the promoted server, and replays the delete
+
+        Returns:
+            Whether a shard serves again.
+        """
+        if not self.context.options.wait_replicas:
+            return False
+        ejected = [self.nodes[index] for index in self._indexes() if self.nodes[index].is_ejected]
+        served = [node.probe_now() for node in ejected if isinstance(node, ShardNode)]
+        return any(served)
+
     def _store_missed(self, node: int, missed: MissedKeys) -> None:
         since = self.context.clock.monotonic()
         if self.outbox is None:

@@ -87,6 +87,8 @@ def delete_together(keys: KeysByAlias) -> KeysByAlias:
         if cache is None:
             continue
         missed = _delete_at_once(cache, group)
+        if missed and cache.client.probe_ejected():
+            missed = _delete_at_once(cache, set(missed))
         add_keys(unconfirmed, {alias: missed})
     return unconfirmed
 

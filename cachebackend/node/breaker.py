@@ -76,7 +76,7 @@ class Breaker:
         self.is_open = False
         self.has_failures = False
         self._clock = clock
-        self._lock = threading.Lock()
+        self._make_lock()
         self._failures = 0
         self._state, self._error, self._ejections = UP, "", 0
         self._since: float | None = None
@@ -131,11 +131,16 @@ class Breaker:
                 self._failures = 0
                 self.has_failures = False
 
-    def begin_probe(self, *, early: bool = False) -> bool:
+    def _make_lock(self) -> None:
+        self._lock = threading.Lock()
+        self._probe_ended = threading.Condition(self._lock)
+
+    def begin_probe(self, *, early: bool = False, at_once: bool = False) -> bool:
         """Claim the next probe. Only one caller holds it at a time.
 
         Args:
             early: Probe now, if the node is up.
+            at_once: Probe now, whatever the node's state.
 
         Returns:
             Whether the caller must start a probe within ``CLAIM_SECONDS``. The probe calls ``probe_begun``,
@@ -143,7 +148,7 @@ class Breaker:
         """
         with self._lock:
             now = self._clock.monotonic()
-            is_due = now >= self._probe_at if self.is_open else early
+            is_due = at_once or (now >= self._probe_at if self.is_open else early)
             if not is_due or (self._is_probing and now < self._claim_lost_at):
                 return False
             self._is_probing, self._claim_lost_at = True, now + CLAIM_SECONDS
@@ -171,7 +176,7 @@ class Breaker:
                 self._set_probe()
             else:
                 self._open(error)
-            self._is_probing = False
+            self._end_probe()
         if not was_open:
             self._log_ejected(error)
 
@@ -193,16 +198,26 @@ class Breaker:
             was_open = self.is_open
             self._failures, self.has_failures, self.is_open = 0, False, False
             self._wait = self._first_wait
-            self._is_probing = False
+            self._end_probe()
             if was_open:
                 self._state, self._error, self._since = UP, "", self._clock.now()
         if was_open:
             logger.warning("node %r is back", self.name, extra={"event": "node_returned", "node": self.name})
         return True
 
+    def wait_for_probe(self, seconds: float) -> bool:
+        """Wait until no probe runs, for at most some seconds; return whether the node gets commands."""
+        with self._probe_ended:
+            self._probe_ended.wait_for(lambda: not self._is_probing, seconds)
+            return not self.is_open
+
+    def _end_probe(self) -> None:
+        self._is_probing = False
+        self._probe_ended.notify_all()
+
     def after_fork(self) -> None:
         """Forget the parent's probe, in a forked child: the child does not have the thread that runs it."""
-        self._lock = threading.Lock()
+        self._make_lock()
         self._is_probing = False
 
     def _log_ejected(self, error: Exception) -> None:

@@ -109,6 +109,24 @@ class ProbedNode:
         if self.breaker is not None and self.breaker.begin_probe(early=True):
             self._start_probe()
 
+    def probe_now(self) -> bool:
+        """Probe an ejected node although that is not due, and wait for the result; return whether it serves.
+
+        A probe that runs already may have begun before the node could answer, so another one follows it.
+        """
+        breaker = self.breaker
+        if breaker is None or not breaker.is_open:
+            return True
+        for _ in range(2):
+            is_own = breaker.begin_probe(at_once=True)
+            if is_own:
+                self._start_probe()
+            if breaker.wait_for_probe(2 * self._timeout):
+                return True
+            if is_own:
+                return False
+        return False
+
     def release_orphans(self) -> None:
         """Start a probe that releases the leases which this process has given up, if the node answers.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from redis.exceptions import ResponseError
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.errors import NodeUnavailableError
+from cachebackend.invalidation import deletes
 from cachebackend.monitoring.observer import node_states
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
@@ -208,6 +210,32 @@ def test_a_delete_waits_for_a_replica_if_the_settings_ask_for_it(
         wait_until(lambda: is_up(client) and client.run(protocol.delete_many(client.context, [key])) == [])
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("wait_replicas", [0, 1])
+def test_a_delete_probes_an_ejected_shard_if_it_waits_for_replicas(
+    client: RingClient,
+    cluster_services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_replicas: int,
+) -> None:
+    """Other processes may read the promoted replica already; without the option the relay deletes the key."""
+    key = KEYS[0]
+    assert client.set(key, "old", MINUTE_MS)
+    writer = client_of(cluster_services, wait_replicas=wait_replicas)
+    try:
+        monkeypatch.setattr(deletes, "ring_cache_of", lambda _: SimpleNamespace(client=writer))
+        assert writer.get(key) == "old"
+        breaker = writer.nodes[writer.ring.owner(key)].breaker
+        assert breaker is not None
+        breaker.failed(NodeUnavailableError("its primary has died"), at_once=True)
+        monkeypatch.setattr(breaker, "_probe_at", float("inf"))
+        unconfirmed = deletes.delete_together({"default": {key}})
+        assert (unconfirmed, client.get(key)) == (
+            ({}, None) if wait_replicas else ({"default": {key}}, "old")
+        )
+    finally:
+        writer.close()
 
 
 def test_a_plain_url_of_a_cluster_says_what_to_write(cluster_services: Services, cluster: Cluster) -> None:

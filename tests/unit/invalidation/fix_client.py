@@ -20,6 +20,9 @@ class Client:
         self.ran: list[tuple[str, set[bytes]]] = []
         self.refused: set[bytes] = set()
 
+    def probe_ejected(self) -> bool:
+        return False
+
     def run(self, operation: tuple[str, list[bytes]]) -> list[bytes]:
         name, keys = operation
         self.ran.append((name, set(keys)))

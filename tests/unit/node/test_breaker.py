@@ -104,6 +104,19 @@ def test_an_ejected_node_is_not_probed_early(breaker: Breaker) -> None:
     assert not breaker.begin_probe(early=True)
 
 
+def test_a_writer_can_wait_for_a_probe_that_is_not_due(breaker: Breaker) -> None:
+    """It learns whether the node serves again; a probe that does not end in time counts as failed."""
+    breaker.failed(ERROR, at_once=True)
+    assert breaker.begin_probe(at_once=True)
+    assert not breaker.begin_probe(at_once=True)
+    assert not breaker.wait_for_probe(0.0)
+    breaker.probe_failed(ERROR)
+    assert not breaker.wait_for_probe(60.0)
+    assert breaker.begin_probe(at_once=True)
+    breaker.close()
+    assert breaker.wait_for_probe(60.0)
+
+
 def test_a_forked_child_does_not_wait_for_its_parents_probe(breaker: Breaker, clock: HeldClock) -> None:
     """The child does not have the thread that runs the probe."""
     breaker.failed(ERROR, at_once=True)

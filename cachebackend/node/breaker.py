@@ -140,7 +140,7 @@ class Breaker:
 
         Args:
             early: Probe now, if the node is up.
-            at_once: Probe now, whatever the node's state.
+            at_once: Probe now, in any state of the node.
 
         Returns:
             Whether the caller must start a probe within ``CLAIM_SECONDS``. The probe calls ``probe_begun``,

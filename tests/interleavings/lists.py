@@ -24,7 +24,7 @@ from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.codec import tag_record
 from cachebackend.counters import Counters
 from cachebackend.effects import Operation, Send, Sleep
-from cachebackend.invalidation import deletes, query_changes
+from cachebackend.invalidation import deletes, pending_deletes, query_changes
 from cachebackend.invalidation.query_changes import ResultChange, ValueChange, wrong_keys_at
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions, ShapeEntry, get_or_load
@@ -153,7 +153,8 @@ class ListScenario(Scenario):
     @contextmanager
     def stepped_code(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deletes, "ring_cache_of", lambda alias: caches[alias])
+            for module in (deletes, pending_deletes):
+                patch.setattr(module, "ring_cache_of", lambda alias: caches[alias])
             patch.setattr(query_names, "SHARDS", self.shards)
             patch.setattr(query_changes, "_known", {})
             yield

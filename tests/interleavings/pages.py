@@ -73,7 +73,8 @@ class PageScenario(Scenario):
     @contextmanager
     def stepped_code(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(deletes, "ring_cache_of", lambda alias: caches[alias])
+            for module in (deletes, pending_deletes):
+                patch.setattr(module, "ring_cache_of", lambda alias: caches[alias])
             yield
 
 

@@ -92,6 +92,8 @@ class Checked:
         accidents: Outages of nodes, by kind.
         uncommitted: Reads that returned what a rolled back transaction had written.
         stale: Reads that returned something older than what was acknowledged before them.
+        stale_plain: Those of keys without a model. In a cluster a set does not wait for a replica, so a
+            failover may lose it, and the value before is read.
         worst_stale_seconds: The longest time between the acknowledgement (and the end of the node's
             outage) and a stale read.
         worst_crash_seconds: The longest time for which reads differed from what a killed writer stored.
@@ -108,6 +110,7 @@ class Checked:
     accidents: dict[str, int] = field(default_factory=dict)
     uncommitted: int = 0
     stale: int = 0
+    stale_plain: int = 0
     worst_stale_seconds: float = 0.0
     worst_crash_seconds: float = 0.0
     lag_seconds: float = 0.0
@@ -197,6 +200,7 @@ def check(name: str, seconds: float, ring: Outages) -> Checked:
     checked.reads, checked.near_hits, checked.writes = ledger.reads, sum(ledger.near), ledger.writes
     checked.uncommitted = sum(ledger.uncommitted)
     checked.stale, checked.worst_stale_seconds = sum(ledger.stale), max(ledger.worst_stale)
+    checked.stale_plain = sum(ledger.stale[READERS:])
     checked.lag_seconds = ledger.lag.value
     checked.accidents = {kind: count - before[kind] for kind, count in ring.accidents.items()}
     return checked

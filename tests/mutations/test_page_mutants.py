@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import deletes, pending_deletes
 from cachebackend.near import cache as near_cache
 from cachebackend.node import Node
 from tests.interleavings.pages import PageReader, PageScenario, PageWriter, Relay
@@ -21,12 +21,12 @@ values_and_tags = deletes.values_and_tags
 
 def tags_first(patch: Patch) -> None:
     """The writer deletes the tag, and then the row's key."""
-    patch.setattr(deletes, "values_and_tags", lambda keys: values_and_tags(keys)[::-1])
+    patch.setattr(pending_deletes, "values_and_tags", lambda keys: values_and_tags(keys)[::-1])
 
 
 def one_scatter(patch: Patch) -> None:
     """The writer sends the deletes of the row's key and of the tag at once."""
-    patch.setattr(deletes, "values_and_tags", lambda keys: (keys, {}))
+    patch.setattr(pending_deletes, "values_and_tags", lambda keys: (keys, {}))
 
 
 def one_scatter_of_the_relay(patch: Patch) -> None:

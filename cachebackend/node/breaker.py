@@ -23,8 +23,8 @@ UP, EJECTED, REPLAYING = "up", "ejected", "replaying"
 FAILURES = 3
 #: Seconds until the first probe, unless probes are more frequent.
 FIRST_WAIT = 1.0
-#: The most seconds between two probes.
-MAX_WAIT = 60.0
+#: The most seconds between two probes, and so until a process uses a node again that is back.
+MAX_WAIT = 10.0
 #: Seconds after which a claim counts as lost if its probe has not begun: the caller was interrupted by an
 #: exception of a signal handler, for example, before it could start the probe's thread.
 CLAIM_SECONDS = 5.0

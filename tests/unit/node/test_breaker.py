@@ -63,7 +63,7 @@ def test_a_refusal_ejects_at_once(breaker: Breaker) -> None:
 
 
 def test_one_probe_runs_at_a_time_and_waits_double(breaker: Breaker, clock: HeldClock) -> None:
-    """The waits are one second, two, four, and at most a minute."""
+    """The waits are one second, two, four, and at most ten."""
     breaker.failed(ERROR, at_once=True)
     waits = []
     for _ in range(8):
@@ -73,7 +73,7 @@ def test_one_probe_runs_at_a_time_and_waits_double(breaker: Breaker, clock: Held
         assert not breaker.begin_probe()
         waits.append(clock.at - begun)
         breaker.probe_failed(ERROR)
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits == [1, 2, 4, 8, 10, 10, 10, 10]
     assert breaker.state.ejections == 1
 
 

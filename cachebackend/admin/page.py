@@ -236,7 +236,7 @@ def _process_rows(figures: ProcessFigures) -> dict[str, Any] | None:
     differing = sum(bool(row["differences"]) for row in rows)
     rows.sort(key=lambda row: not row["differences"])
     shown = max(MAX_ROWS, differing)
-    return {"shown": rows[:shown], "folded": rows[shown:]}
+    return {"shown": rows[:shown], "folded": rows[shown:], "versions": figures.versions_text}
 
 
 def _timeline() -> list[TimelineEvent] | None:

@@ -33,6 +33,8 @@ def processes_report(command: ReportCommand) -> Report:
             command.say(f"{process.label}: {node} is {view.state}{again}: {view.error}")
         for using, seconds, _ in process.waits:
             command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")
+    if figures.versions_text:
+        command.say(figures.versions_text)
     for process in figures.silent:
         command.say(f"{process.label} reported {duration(process.age)} ago: it was killed, or hangs")
     for fault in figures.faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from django.conf import settings
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.monitoring.versions import version_faults, versions_text
 from cachebackend.node.breaker import REPLAYING
 from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, ring_change_settings
 from cachebackend.telemetry.processes import NodeView, Process, Processes, read_processes
@@ -68,6 +70,11 @@ class ProcessFigures:
     differences: Sequence[Difference] = ()
     faults: list[Fault] = field(default_factory=list)
     silent: Sequence[Process] = ()
+
+    @property
+    def versions_text(self) -> str:
+        """Which versions run side by side, and since when; empty if there is one only."""
+        return versions_text(self.processes or ())
 
     def of_kind(self, kind: str) -> list[Process]:
         """Return the processes of a kind."""
@@ -129,6 +136,7 @@ def process_figures() -> ProcessFigures:
         return ProcessFigures()
     found = differences(read)
     faults = [*_difference_faults(found), *clock_faults(read.found), *view_faults(read.found)]
+    faults += version_faults(read.found, time.time())
     return ProcessFigures(read.found, found, faults, read.silent)
 
 

@@ -24,6 +24,7 @@ class FaultKind(StrEnum):
     COUNTS_UNREADABLE = "counts-unreadable"
     SHAPES_FULL = "shapes-full"
     SETTINGS_DIFFER = "settings-differ"
+    VERSIONS_DIFFER = "versions-differ"
     CLOCK_WRONG = "clock-wrong"
     NO_WORKER = "no-worker"
     NO_BEAT = "no-beat"
@@ -73,6 +74,7 @@ TOPICS: dict[FaultKind, str] = {
     FaultKind.COUNTS_UNREADABLE: "nodes",
     FaultKind.SHAPES_FULL: "nodes",
     FaultKind.SETTINGS_DIFFER: "processes",
+    FaultKind.VERSIONS_DIFFER: "processes",
     FaultKind.CLOCK_WRONG: "processes",
     FaultKind.NO_WORKER: "worker",
     FaultKind.NO_BEAT: "worker",

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from os import getpid
@@ -258,7 +259,9 @@ def _report() -> bytes:
     return text
 
 
+@cache
 def _version() -> str:
+    """Return the version when it is first asked for: an upgrade replaces files, not the code that runs."""
     try:
         return version("django-ringcache")
     except PackageNotFoundError:

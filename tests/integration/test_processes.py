@@ -16,7 +16,7 @@ from django.test import override_settings
 
 from cachebackend import RingCache, protocol, tasks
 from cachebackend.admin.page import _process_rows
-from cachebackend.monitoring import process_figures, worker_figures
+from cachebackend.monitoring import process_figures, versions, worker_figures
 from cachebackend.protocol import Partition
 from cachebackend.telemetry import processes, shutdown, this_process
 from cachebackend.telemetry.agreed_settings import site_name
@@ -97,6 +97,35 @@ def test_a_process_that_stops_reporting_is_shown_and_not_counted(
     page = _process_rows(figures)
     assert page is not None
     assert [(row["process"].kind, row["silent"]) for row in page["shown"]] == [("command", ""), ("web", "0")]
+
+
+def test_two_versions_are_shown_and_are_a_fault_if_they_last(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rolling deploy has two for minutes."""
+    for version in ("1.0", "1.1"):
+        monkeypatch.setattr(processes, "_version", lambda version=version: version)
+        report_another("worker")
+    report = command("processes")
+    assert sorted(each["version"] for each in report["processes"]) == ["1.0", "1.1", "1.1"]
+    out = StringIO()
+    call_command("ring", "processes", stdout=out)
+    assert "Versions of django-ringcache run side by side since " in out.getvalue()
+    assert (_process_rows(process_figures()) or {})["versions"].endswith("1.0 (" + worker_label() + ")")
+    monkeypatch.setattr(versions, "MAX_SECONDS", -60.0)
+    [fault] = process_figures().faults
+    assert fault.kind == "versions-differ"
+
+
+def test_the_version_is_that_of_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade replaces the files of the package, and not the code of the processes that run."""
+    before = processes._version()
+    monkeypatch.setattr(processes, "version", lambda _: "99")
+    assert processes._version() == before != "99"
+
+
+def worker_label() -> str:
+    return process_figures().of_kind("worker")[0].label
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ lint: $(STAMP)  ## Check style, types, layers, spelling and plain language
 conformance: $(STAMP)  ## Run Django's own cache tests, unmodified, on a three-node ring
 	@$(BIN)/python -m tests.conformance $(ARGS)
 
-# make matrix ONLY=redis runs the cells whose name holds the word, and writes nothing. MATRIX_SERVERS names more
-# servers of nodes, as paths separated by colons
+# make matrix ONLY=redis runs the cells whose name holds the word, and keeps the results of the others in
+# docs/matrix.json. MATRIX_SERVERS names more servers of nodes, as paths separated by colons
 ONLY ?=
 
 matrix: $(STAMP)  ## Run tests on each Python, Django, pooler and server that can be had; writes docs/matrix.md

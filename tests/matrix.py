@@ -4,19 +4,21 @@
 runs this gets an environment under ``.cache``, from ``requirements.lock``, which names the Django for it;
 so do the lowest versions that ``pyproject.toml`` allows. What is not installed, and cannot be installed
 from a registry, is left out, and the page lists it. ``make matrix ONLY=redis`` runs the cells whose name
-contains the word, and writes nothing.
+contains the word, and leaves the results of the others as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,6 +40,21 @@ from tests.matrix_software import (
 from tests.pgbouncer import pgbouncer_binary
 
 PAGE = ROOT / "docs" / "matrix.md"
+#: The outcome of each cell's last run, by the cell's name.
+RESULTS = ROOT / "docs" / "matrix.json"
+_COLUMNS = (
+    "Python",
+    "Django",
+    "ring nodes",
+    "database",
+    "passed",
+    "failed",
+    "skipped",
+    "Django's own cache tests",
+    "run on",
+)
+#: How many processes run a cell's tests side by side, each on services of its own.
+WORKERS = os.environ.get("WORKERS", "2")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 #: Tests of code that may differ between Pythons and Djangos: all except those of the protocol itself.
 LIBRARY = ("tests/unit", "tests/properties", "tests/integration", "tests/project/test_wheel.py")
@@ -79,12 +96,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a cell: the number of passed tests, the failed tests, and the reasons of skipped ones."""
+    """The result of a cell.
+
+    Attributes:
+        passed: The number of tests that passed.
+        failed: The tests that failed.
+        skipped: How many tests were skipped, by reason.
+        conformance: The result of Django's own cache tests.
+        date: The day of the run.
+    """
 
     passed: int
     failed: Sequence[str]
-    skipped: Counter[str]
+    skipped: Mapping[str, int]
     conformance: str
+    date: str
 
 
 def cells(left_out: list[str]) -> Iterator[Cell]:
@@ -134,6 +160,7 @@ def run(cell: Cell) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         words = [cell.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        words += ["-n", WORKERS, "--dist", "worksteal"]
         subprocess.run([*words, *cell.arguments], cwd=ROOT, env=environment, check=False)
         tests = list(ElementTree.parse(report).iter("testcase"))
     failed = [
@@ -154,23 +181,29 @@ def run(cell: Cell) -> Outcome:
         )
         conformance = completed.stdout.strip().rpartition("\n")[2].partition(": ")[2]
         failed += ["tests.conformance"] * bool(completed.returncode)
-    return Outcome(len(tests) - len(failed) - len(skips), failed, Counter(skips), conformance)
+    today = datetime.now(UTC).date().isoformat()
+    return Outcome(len(tests) - len(failed) - len(skips), failed, Counter(skips), conformance, today)
 
 
-def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> str:
-    """Return the page as Markdown."""
+def page(outcomes: Mapping[str, Outcome], left_out: Sequence[str]) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        outcomes: The outcome of each cell, by the cell's name.
+        left_out: What is not installed.
+    """
     lines = [
         "# What it is tested on",
         "",
         "Written by `make matrix`, which runs one cell after another on what is installed.",
         "",
-        "| Python | Django | ring nodes | database | passed | failed | skipped | Django's own cache tests |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(_COLUMNS)} |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for cell, outcome in outcomes:
-        name = cell.name.replace("Python ", "").replace("Django ", "")
-        counts = f"{outcome.passed} | {len(outcome.failed)} | {outcome.skipped.total()}"
-        lines.append(f"| {name} | {counts} | {outcome.conformance} |")
+    for name, outcome in outcomes.items():
+        versions_of = name.replace("Python ", "").replace("Django ", "")
+        counts = f"{outcome.passed} | {len(outcome.failed)} | {sum(outcome.skipped.values())}"
+        lines.append(f"| {versions_of} | {counts} | {outcome.conformance} | {outcome.date} |")
     lines += [
         "",
         "Each Python runs " + ", ".join(f"`{each}`" for each in LIBRARY) + ";",
@@ -184,13 +217,11 @@ def page(outcomes: Sequence[tuple[Cell, Outcome]], left_out: Sequence[str]) -> s
         "",
     ]
     reasons: dict[str, list[str]] = {}
-    for cell, outcome in outcomes:
+    for name, outcome in outcomes.items():
         for reason, count in outcome.skipped.items():
-            reasons.setdefault(reason, []).append(f"{count} on {cell.nodes}, {cell.database}")
+            reasons.setdefault(reason, []).append(f"{count} on {name}")
     lines += [f"- skipped: {reason} ({'; '.join(where)})" for reason, where in sorted(reasons.items())]
-    lines += [
-        f"- failed: `{name}` on {cell.nodes}, {cell.database}" for cell, o in outcomes for name in o.failed
-    ]
+    lines += [f"- failed: `{test}` on {name}" for name, each in outcomes.items() for test in each.failed]
     lines += [f"- left out: {each}" for each in left_out]
     return "\n".join([*lines, ""])
 
@@ -201,20 +232,35 @@ def main() -> None:
         prog="python -m tests.matrix", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument(
-        "--only", default="", help="run the cells whose name contains this, and write nothing"
+        "--only",
+        default="",
+        help="run the cells whose name contains this, and keep the results of the others",
     )
     only = parser.parse_args().only
     left_out: list[str] = []
-    outcomes = []
+    stored = _stored()
+    outcomes: dict[str, Outcome] = {}
+    is_well = True
     for cell in cells(left_out):
         if only.lower() in cell.name.lower():
             print(f"== {cell.name}", flush=True)
-            outcomes.append((cell, run(cell)))
-    text = page(outcomes, left_out)
+            outcomes[cell.name] = run(cell)
+            is_well = is_well and not outcomes[cell.name].failed
+        elif cell.name in stored:
+            outcomes[cell.name] = stored[cell.name]
+        else:
+            left_out.append(f"{cell.name}: not run yet")
+    RESULTS.write_text(json.dumps({name: asdict(each) for name, each in outcomes.items()}, indent=1) + "\n")
+    PAGE.write_text(text := page(outcomes, left_out))
     print(text)
-    if not only:
-        PAGE.write_text(text)
-    sys.exit(not outcomes or any(outcome.failed for _, outcome in outcomes))
+    sys.exit(not is_well)
+
+
+def _stored() -> dict[str, Outcome]:
+    """Return the outcomes of earlier runs, by the names of their cells."""
+    if not RESULTS.exists():
+        return {}
+    return {name: Outcome(**each) for name, each in json.loads(RESULTS.read_text()).items()}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,37 @@ def test_the_lowest_versions_are_those_of_the_library() -> None:
 
 def test_the_page_lists_failed_tests_and_missing_versions() -> None:
     """A row for each cell, and a line for each failure, reason to skip, and missing version."""
-    cell = matrix.Cell(OURS, "Valkey 9.1", "Postgres 18", matrix.LIBRARY)
-    outcome = matrix.Outcome(7, ["tests.unit::test_x"], Counter({"needs luck": 2}), "51 passed")
-    page = matrix.page([(cell, outcome)], ["Python 2.9: not installed"])
-    assert "| Valkey 9.1 | Postgres 18 | 7 | 1 | 2 | 51 passed |" in page
-    assert "- failed: `tests.unit::test_x` on Valkey 9.1, Postgres 18" in page
-    assert "- skipped: needs luck (2 on Valkey 9.1, Postgres 18)" in page
+    name = matrix.Cell(OURS, "Valkey 9.1", "Postgres 18", matrix.LIBRARY).name
+    outcome = matrix.Outcome(7, ["tests.unit::test_x"], {"needs luck": 2}, "51 passed", "2026-01-02")
+    page = matrix.page({name: outcome}, ["Python 2.9: not installed"])
+    assert "| Valkey 9.1 | Postgres 18 | 7 | 1 | 2 | 51 passed | 2026-01-02 |" in page
+    assert f"- failed: `tests.unit::test_x` on {name}" in page
+    assert f"- skipped: needs luck (2 on {name})" in page
     assert "- left out: Python 2.9: not installed" in page
+
+
+def test_a_run_of_some_cells_keeps_the_results_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that was never run is listed as left out; one that no longer exists is dropped."""
+    cells = [matrix.Cell(OURS, nodes, "Postgres 18", ()) for nodes in ("Redis 8", "Valkey 9")]
+    stored = {
+        each: asdict(matrix.Outcome(1, [], {}, "not run", "2026-01-02")) for each in ("gone", cells[1].name)
+    }
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "matrix.md")
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "matrix.json")
+    monkeypatch.setattr(matrix, "cells", lambda _: cells)
+    monkeypatch.setattr(matrix, "run", lambda _: matrix.Outcome(5, [], {}, "not run", "2026-01-03"))
+    matrix.RESULTS.write_text(json.dumps(stored))
+    monkeypatch.setattr("sys.argv", ["matrix", "--only", "redis"])
+    with pytest.raises(SystemExit, match="False"):
+        matrix.main()
+    kept = json.loads(matrix.RESULTS.read_text())
+    assert {name: (each["passed"], each["date"]) for name, each in kept.items()} == {
+        cells[0].name: (5, "2026-01-03"),
+        cells[1].name: (1, "2026-01-02"),
+    }
+    assert "gone" not in matrix.PAGE.read_text()
 
 
 def test_a_server_is_known_by_its_own_name(tmp_path: Path) -> None:

@@ -205,12 +205,14 @@ def invalidate_rows(changes: Iterable[WrittenChange], using: str) -> None:
         changes: What the statements have changed in the open transaction.
         using: The alias of the database.
     """
-    for table, changed in changes:
+    for each in changes:
         deletes = open_deletes(connections[using])
-        if changed is None:
-            deletes.add_table(table)
+        if each.changes is None:
+            deletes.add_table(each.table)
+        elif each.has_values:
+            deletes.add_changes(each.changes)
         else:
-            deletes.add_changes(changed)
+            deletes.add_stored(each.changes, with_results=True)
 
 
 def invalidate_together(deletes: PendingDeletes) -> None:

@@ -7,7 +7,7 @@ and the values that queries may bind, as those do that Django compiles (``writes
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from django.db import models
 from django.db.models import sql
@@ -20,8 +20,19 @@ from cachebackend.invalidation.tables import WatchedTable, watched_tables
 
 __all__ = ["Fetched", "WrittenChange", "WrittenRows"]
 
-#: A table with what a statement has changed in it; None: the rows that have changed are not known.
-WrittenChange: TypeAlias = tuple[WatchedTable, TableChanges | None]
+
+class WrittenChange(NamedTuple):
+    """What a statement has changed in a table.
+
+    Attributes:
+        table: The table.
+        changes: The rows; None: the rows that have changed are not known.
+        has_values: Whether the rows have the values that queries may bind.
+    """
+
+    table: WatchedTable
+    changes: TableChanges | None
+    has_values: bool
 
 
 class Fetched(NamedTuple):
@@ -54,7 +65,7 @@ class WrittenRows:
     def __init__(
         self, model: type[models.Model], using: str, *, existing: Container[str], with_values: bool
     ) -> None:
-        self._model = model
+        self._model, self._with_values = model, with_values
         self._tables = watched_tables(model._meta.db_table)
         self._columns = ReadColumns(model, self._tables, using, with_values=with_values, existing=existing)
         self._compiler = sql.Query(model).get_compiler(using)
@@ -122,5 +133,5 @@ class WrittenRows:
                 changed = TableChanges(
                     table, rows, columns, knows_old=knows_old, is_new=is_new, in_migration=False
                 )
-            changes.append((table, changed))
+            changes.append(WrittenChange(table, changed, self._with_values))
         return changes

@@ -22,7 +22,6 @@ from cachebackend.errors import WriteBehindDamagedError, WriteBehindError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.fetched_rows import fetch_rows
 from cachebackend.invalidation.old_rows import old_and_new, returns_old_rows
-from cachebackend.invalidation.query_changes import MAX_ROWS
 from cachebackend.invalidation.written_rows import Fetched, WrittenChange, WrittenRows
 from cachebackend.writebehind.arrays import array_text, converter
 from cachebackend.writebehind.batch import CREATED, DELETED, RowGroup, Shape, group_rows, rows_of
@@ -43,6 +42,9 @@ EXISTS = Refusal("A row with this key exists already, with other values.")
 SKIPPED = Refusal("The database created no row and reported no error: a trigger or a rule skips it.")
 #: Encoded bytes in one statement. Postgres accepts 1 GB, and a byte may be sent as four characters.
 MAX_BYTES = 64 * 2**20
+#: The most rows of a batch whose old and new values are followed, to find the results of queries that they
+#: make wrong. To read and digest the values of a row takes longer than to write it.
+ROWS_WITH_VALUES = 500
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ def apply_batch(
     if key_fault(model, using):  # one statement would change a row once for all of its equal keys
         chunk_rows = 1
     rows = sum(len(group.pks) for group in batch)
-    table = _Table(model, connection, stored, with_values=rows <= MAX_ROWS)
+    table = _Table(model, connection, stored, with_values=rows <= ROWS_WITH_VALUES)
     applied = Applied()
     writable: list[RowGroup] = []
     for group in sorted(batch, key=lambda group: list(group.pks[:1])):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connection
+from django.db import connection, models
 from django.db.models import F
+from django.test.utils import isolate_apps
 
+from cachebackend import writebehind
 from cachebackend.invalidation import old_rows
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.writebehind import apply
@@ -71,7 +73,7 @@ def test_many_rows_make_every_result_wrong_that_depends_on_their_columns(
 ) -> None:
     """Their values are not followed."""
     monkeypatch.setattr(old_rows, "POSTGRES_18", version)
-    monkeypatch.setattr(apply, "MAX_ROWS", 1)
+    monkeypatch.setattr(apply, "ROWS_WITH_VALUES", 1)
     with one_partition():
         Article.behind.update_many({article.pk: {"views": 1} for article in articles})
         drain_all()
@@ -85,7 +87,7 @@ def test_many_rows_leave_the_results_that_depend_on_other_columns(
     articles: list[Article], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which columns a batch changes is known of any number of rows."""
-    monkeypatch.setattr(apply, "MAX_ROWS", 1)
+    monkeypatch.setattr(apply, "ROWS_WITH_VALUES", 1)
     pages = Pages({"all": Article.cached.all, "cheap": lambda: Article.cached.filter(price=1)})
     pages.read()
     with one_partition():
@@ -137,3 +139,22 @@ def test_a_column_that_the_table_has_lost_is_not_read(
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE demo_article RENAME cost TO price")
     assert pages.loaded() >= {"never viewed", "viewed once", "cheap by views", "dear by views"}
+
+
+def test_a_drain_into_another_model_of_the_table_invalidates_as_well(articles: list[Article]) -> None:
+    """What is cached of a table does not depend on the model through which it is written."""
+    with isolate_apps("cacheproject.demo"):
+
+        class PlainArticle(models.Model):
+            views = models.BigIntegerField()
+
+            class Meta:
+                app_label = "demo"
+                managed = False
+                db_table = Article._meta.db_table
+
+    assert Article.cached.get(pk=articles[1].pk).views == 0
+    Article.behind.update(articles[1].pk, views=1)
+    [(partition, _)] = writebehind.dirty_partitions()
+    assert writebehind.drain(partition, into=PlainArticle).rows == 1
+    assert Article.cached.get(pk=articles[1].pk).views == 1

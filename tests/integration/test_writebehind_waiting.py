@@ -231,7 +231,7 @@ def test_a_row_that_cannot_be_retried_does_not_stop_the_others(
     """Its writes stay parked with the error, and it is retried later."""
 
     def invalidate(changes: list[WrittenChange], using: str) -> None:
-        rows = [row for _, changed in changes if changed for row in changed.rows]
+        rows = [row for each in changes if each.changes for row in each.changes.rows]
         if any(row.new and row.new["pk"] == meters[2].pk for row in rows):
             raise NodeUnavailableError("the node of a strict row is down")
 

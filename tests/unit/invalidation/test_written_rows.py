@@ -34,8 +34,8 @@ def test_only_columns_that_the_table_has_are_read() -> None:
 def test_each_kind_of_statement_changes_rows_in_its_way() -> None:
     """An insertion has no old row, and may end an absence; a deletion has no new row."""
     tokens = written("id", "code")
-    [(_, inserted)] = tokens.inserted(Fetched([NEW], None))
-    [(_, deleted)] = tokens.deleted(Fetched([OLD], None))
+    [(_, inserted, _)] = tokens.inserted(Fetched([NEW], None))
+    [(_, deleted, _)] = tokens.deleted(Fetched([OLD], None))
     assert inserted is not None
     assert inserted.is_new
     assert inserted.rows[0].old is None
@@ -48,12 +48,12 @@ def test_an_update_matches_rows_by_their_keys() -> None:
     """Without old values, the columns that are read stay the same."""
     tokens = written("id", "code")
     after = Fetched([(OLD[0], "c")], None)
-    [(_, changed)] = tokens.updated({"code"}, after, Fetched([OLD], None))
+    [(_, changed, _)] = tokens.updated({"code"}, after, Fetched([OLD], None))
     assert changed is not None
     assert (changed.rows[0].old or {})["code"] == "a"
     assert (changed.rows[0].new or {})["code"] == "c"
     assert changed.columns == {"code"}
-    [(_, changed)] = tokens.updated({"rank"}, after, None)
+    [(_, changed, _)] = tokens.updated({"rank"}, after, None)
     assert changed is not None
     assert changed.rows[0].old is changed.rows[0].new
 
@@ -70,7 +70,7 @@ def test_rows_that_cannot_be_read_are_not_known(state: str) -> None:
     tokens, bad, good = written("id", "code"), Fetched([OLD], ValueError()), Fetched([OLD], None)
     [table] = watched_tables(Token._meta.db_table)
     changes = tokens.updated({"code"}, *((good, bad) if state == "old" else (bad, good)))
-    assert changes == tokens.inserted(bad) == tokens.deleted(bad) == [(table, None)]
+    assert changes == tokens.inserted(bad) == tokens.deleted(bad) == [(table, None, True)]
 
 
 def test_a_row_that_a_field_cannot_read_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +80,5 @@ def test_a_row_that_a_field_cannot_read_is_not_known(monkeypatch: pytest.MonkeyP
         raise LookupError
 
     monkeypatch.setattr(Token._meta.get_field("code"), "from_db_value", refuse, raising=False)
-    [(_, changed)] = written("id", "code").inserted(Fetched([NEW], None))
+    [(_, changed, _)] = written("id", "code").inserted(Fetched([NEW], None))
     assert changed is None

@@ -70,7 +70,10 @@ class ParkedActions(ReportCommand):
                 for p in shown
             ],
         )
-        self.say(f"{len(parked)} writes are parked")
+        answered = [using for using in known if f"database {using!r}" not in chosen.errors]
+        if answered:
+            where = "in the databases that answer, " if chosen.errors else ""
+            self.say(f"{where}{len(parked)} writes are parked")
         writes = [
             {
                 "id": p.pk,
@@ -86,7 +89,8 @@ class ParkedActions(ReportCommand):
             for p in shown
         ]
         unanswered = {name: str(error) for name, error in chosen.errors.items()}
-        data = {"parked": len(parked), "writes": writes, "unanswered": unanswered}
+        count = len(parked) if answered else None
+        data = {"parked": count, "writes": writes, "unanswered": unanswered}
         return Report(data, not (parked or unanswered))
 
     def _retry(self, options: dict[str, Any]) -> Report:

@@ -140,6 +140,7 @@ def test_actions_on_parked_writes_wait_briefly_for_the_database(
         with pytest.raises((SystemExit, CommandError)) as ended:
             call_command("writebehind", *words, stdout=out)
         assert "database 'default' d" in out.getvalue() + str(ended.value)
+        assert "0 writes are parked" not in out.getvalue()
     finally:
         blocker.rollback()
         blocker.close()

@@ -19,7 +19,7 @@ from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
 from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import read_row
-from cachebackend.management.commands import ring
+from cachebackend.management import ring_status
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import outbox
 from cachebackend.node import Node
@@ -190,7 +190,7 @@ def test_status_says_when_it_did_not_count_every_outbox_row(
     for number in range(3):
         write_row("default", {"default": {ring_cache.key_bytes(str(number))}})
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
-    for module in (outbox, ring):
+    for module in (outbox, ring_status):
         monkeypatch.setattr(module, "MAX_COUNTED_ROWS", 2)
     report = command("status")
     assert report["incomplete"] == ["default"]
@@ -198,7 +198,7 @@ def test_status_says_when_it_did_not_count_every_outbox_row(
     out = StringIO()
     call_command("ring", "status", stdout=out)
     assert "database 'default' has more than 2 outbox rows: only the oldest 2 were counted" in out.getvalue()
-    for module in (outbox, ring):
+    for module in (outbox, ring_status):
         monkeypatch.setattr(module, "MAX_COUNTED_ROWS", 3)
     assert command("status")["incomplete"] == []
 

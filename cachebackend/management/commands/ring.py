@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,23 @@ from cachebackend.management import ring_plan
 from cachebackend.management.report import AddAction, Report
 from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
+from cachebackend.management.ring_status import status_report
 from cachebackend.management.usage_actions import UsageActions, clients_of
 from cachebackend.monitoring import (
     Fault,
-    NodeFigures,
     key_figures,
-    node_figures,
     process_figures,
     query_figures,
     site_figures,
 )
 from cachebackend.monitoring.formatting import moment
-from cachebackend.monitoring.nodes import seen_by, states_with_replay
-from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
 from cachebackend.monitoring.setup import configure, differences, ring_faults
-from cachebackend.node.breaker import UP
 from cachebackend.options import ClusterAddress, Faults, NodeAddress, change_faults, parse_location
 
 __all__ = ["Command"]
 
 _UNDER_WAY = "is being changed already; end that change first"
-#: The columns of ``status``: the name of each, and its key in the JSON.
-_COLUMNS = {
-    "node": "node",
-    "state": "state",
-    "pending keys": "owed",
-    "share": "share",
-    "server": "server",
-    "memory": "memory",
-    "policy": "policy",
-    "keys": "keys",
-    "evicted": "evicted",
-}
 _KEY_COLUMNS = ("keys", "hits, about", "misses, about", "loads", "ms a load")
 _QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidations", "depends on")
 
@@ -119,51 +103,7 @@ class Command(UsageActions):
             raise CommandError(message)
 
     def _status(self, options: dict[str, Any]) -> Report:
-        clients = dict(clients_of(None))  # an outbox row may wait for a dead node of any alias
-        nodes = {alias: node_figures(client) for alias, client in clients.items()}
-        pending, processes = self._pending(clients, nodes), process_figures()
-        aliases: dict[str, Any] = {}
-        for alias, _ in clients_of(options["alias"]):
-            missed = [pending.missed[alias][node.index] for node in nodes[alias]]
-            states = states_with_replay(nodes[alias], processes.replaying(alias))
-            known = [None] * len(missed) if pending.errors else missed
-            rows = [_row(*each) for each in zip(nodes[alias], states, known, strict=True)]
-            aliases[alias] = rows
-            self.say(f"{alias}: {len(rows)} nodes, as {seen_by()} sees them")
-            self.print_table(_COLUMNS, [_cells(row) for row in rows])
-            for node in nodes[alias]:
-                if node.slots is not None:
-                    self.say(
-                        f"{node.name}: {node.slots:,} slots, replicas: {', '.join(node.replicas) or 'none'}"
-                    )
-            for row in rows:
-                if row["error"]:
-                    self.say(f"{row['node']}: {row['error']}")
-        for using in pending.incomplete:
-            self.say(
-                f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
-                f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
-            )
-        partly = [fault.message for fault in processes.faults if fault.topic == "nodes"]
-        for message in partly:
-            self.say(f"not well: {message}")
-        is_well = not partly and all(row["state"] == UP for rows in aliases.values() for row in rows)
-        data = {"aliases": aliases, "seen_by": seen_by(), "well": is_well, "incomplete": pending.incomplete}
-        return Report(data, is_well)
-
-    def _pending(
-        self, clients: Mapping[str, RingClient], nodes: Mapping[str, Sequence[NodeFigures]]
-    ) -> PendingByNode:
-        is_up = {alias: [True] * len(client.nodes) for alias, client in clients.items()}
-        for alias, figures in nodes.items():
-            for node in figures:
-                is_up[alias][node.index] = node.is_up
-        pending = pending_by_node(clients, is_up)
-        for using, error in pending.errors.items():
-            self.say(
-                f"the pending deletes of database {using!r} are unknown: its outbox cannot be read: {error}"
-            )
-        return pending
+        return status_report(self, options["alias"])
 
     def _owner(self, options: dict[str, Any]) -> Report:
         figures = key_figures(
@@ -370,28 +310,6 @@ def _key_row(form: CachedForm) -> tuple[object, ...]:
 def _query_row(form: CachedForm) -> tuple[object, ...]:
     mean = "" if form.mean_load_ms is None else f"{form.mean_load_ms:.1f}"
     return form.model, form.hits, form.misses, form.loads, mean, form.invalidations, form.text
-
-
-def _cells(row: Mapping[str, Any]) -> list[object]:
-    """Return the cells of a node's row of ``status``; what is not known is not an empty cell."""
-    return ["unknown" if row[key] in {None, ""} else row[key] for key in _COLUMNS.values()]
-
-
-def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, Any]:
-    """Return a node's row of ``status``; its keys are those of the JSON."""
-    return {
-        "node": node.name,
-        "share": f"{node.share:.1%}" if node.role == "ring" else node.role,
-        "server": node.server,
-        "memory": node.info.get("used_memory_human", ""),
-        "policy": node.info.get("maxmemory_policy", ""),
-        "keys": node.keys if node.info else None,
-        "evicted": node.evicted,
-        "error": node.error,
-        "owed": pending,
-        "state": state,
-        **({} if node.slots is None else {"slots": node.slots, "replicas": list(node.replicas)}),
-    }
 
 
 def _refuse_cluster(alias: str, client: RingClient, action: str) -> None:

@@ -110,7 +110,8 @@ def drain(label: str, number: int) -> int:
         return 0
     except (OperationalError, InterfaceError) as error:
         raise_interrupt(error)
-        logger.warning("drain: the database failed; the next drain retries the batch: %s", error)
+        if not writebehind.is_database_away(partition):
+            logger.warning("drain: the database failed; the next drain retries the batch: %s", error)
         return 0
     except Error as error:
         raise_interrupt(error)

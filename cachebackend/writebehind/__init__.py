@@ -10,7 +10,7 @@ May import Django, the client and ``invalidation``. Never imports Celery (the ta
 
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drain_requests import begin_drain, request_drains
-from cachebackend.writebehind.drains import Drained, drain, due_databases
+from cachebackend.writebehind.drains import Drained, drain, due_databases, is_database_away
 from cachebackend.writebehind.erasure import erase_queue
 from cachebackend.writebehind.keys import uuid7
 from cachebackend.writebehind.locks import Blocker, LockHolder, lock_holders
@@ -61,6 +61,7 @@ __all__ = [
     "erase_queue",
     "find_dirty",
     "find_faults",
+    "is_database_away",
     "landed",
     "lock_holders",
     "node_faults",

@@ -43,7 +43,7 @@ from cachebackend.writebehind.status import databases
 from cachebackend.writebehind.transactions import limited_transaction
 from cachebackend.writebehind.waiting import landed
 
-__all__ = ["Drained", "drain", "drop", "due_databases"]
+__all__ = ["Drained", "drain", "drop", "due_databases", "is_database_away"]
 
 logger = logging.getLogger("cachebackend")
 #: How many times a transaction is tried that fails because of concurrent transactions.
@@ -134,6 +134,11 @@ def drain(
         raise
     database_backoff.answered(drain_.using)
     return drain_.drained
+
+
+def is_database_away(partition: Partition) -> bool:
+    """Return whether the database of a partition did not answer lately; an outage is logged once."""
+    return database_backoff.wait_seconds(router.db_for_write(model_of(partition))) > 0
 
 
 def due_databases() -> list[str]:

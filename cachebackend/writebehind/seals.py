@@ -15,7 +15,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
-from cachebackend.writebehind.backoff import database_backoff
+from cachebackend.writebehind.backoff import database_backoff, is_unreachable
 from cachebackend.writebehind.moves import moved_partitions
 from cachebackend.writebehind.queue import project_queue, syncing_queue
 from cachebackend.writebehind.samples import Sample, by_database, store_samples
@@ -97,4 +97,7 @@ def _sample(client: QueueClient, samples: Iterable[Sample]) -> None:
                 store_samples(client, using, own)
             except Error as error:
                 raise_interrupt(error)
-                logger.warning("the queues are not sampled in the database %r: %s", using, error)
+                if is_unreachable(using, error):
+                    database_backoff.failed(using, error)
+                else:
+                    logger.warning("the queues are not sampled in the database %r: %s", using, error)

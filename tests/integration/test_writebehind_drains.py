@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.test import override_settings
 
 from cachebackend import drivers, protocol, tasks, writebehind
+from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.effects import ScriptCall
 from cachebackend.errors import (
     NodeUnavailableError,
@@ -26,7 +27,8 @@ from cachebackend.errors import (
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol import Folded, Partition
 from cachebackend.protocol.queue import fold as fold_module
-from cachebackend.writebehind import apply, bisection
+from cachebackend.writebehind import apply, bisection, drains, seals
+from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import flush, restart_queue
@@ -261,6 +263,30 @@ def test_without_drains_the_queue_grows_with_rows_and_not_with_writes_past_batch
         while tick():
             pass
     assert set(Meter.objects.values_list("count", flat=True)) == {12}
+
+
+@pytest.mark.parametrize("run", [writebehind.seal_dirty, lambda: tasks.drain("shop.meter", 0)])
+def test_an_outage_of_the_database_is_logged_once(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, run: Callable[[], object]
+) -> None:
+    """By the process, however many ticks and drains fail meanwhile."""
+
+    def refuse(*_: object, **__: object) -> None:
+        message = "connection refused"
+        raise OperationalError(message)
+
+    backoff = Backoff(SYSTEM_CLOCK)
+    for module, name in ((drains, "limited_transaction"), (seals, "store_samples")):
+        monkeypatch.setattr(module, name, refuse)
+        monkeypatch.setattr(module, "database_backoff", backoff)
+        monkeypatch.setattr(module, "is_unreachable", lambda *_: True)
+    with one_partition():
+        add_one(meter)
+        for _ in range(2):
+            run()
+    assert [each.getMessage() for each in caplog.records] == [
+        "the database 'default' is unreachable; writes stay in the queue: connection refused"
+    ]
 
 
 def test_the_task_does_not_wait_for_the_seal_of_a_batch_that_was_open_when_it_began(

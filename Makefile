@@ -76,7 +76,8 @@ ONLY ?=
 matrix: $(STAMP)  ## Run tests on each Python, Django, pooler and server that can be had; writes docs/matrix.md
 	@$(BIN)/python -m tests.matrix $(if $(ONLY),--only '$(ONLY)')
 
-# make bench QUICK=1 takes fewer rounds and writes nothing
+# make bench QUICK=1 takes fewer rounds and writes nothing; `python -m benchmarks.goals --update hits rows`
+# measures some subjects and keeps the figures of the others
 QUICK ?=
 
 bench: $(STAMP)  ## Measure, beside what people use today; writes docs/benchmarks.md

@@ -5,8 +5,8 @@ found by these names.
 
 ``python -m benchmarks.goals`` measures every subject in a process of its own, prints each goal with
 its figure and quartiles, and writes ``benchmarks/results.json``, ``docs/benchmarks.md`` and its charts.
-``--only hits`` measures one subject, and ``--quick`` takes fewer rounds; both write nothing. Exits with
-1 if a goal is missed.
+``--update hits rows`` measures some subjects and keeps the figures of the others. ``--only hits`` measures
+one subject, and ``--quick`` takes fewer rounds; both write nothing. Exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -156,11 +156,12 @@ def main() -> None:
     """Measure, print, write, and exit with 0 if no goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="SUBJECT", help="measure one subject, and write nothing")
+    parser.add_argument("--update", nargs="+", metavar="SUBJECT", help="measure some, and keep the others")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing is written")
     parser.add_argument("--json", action="store_true", help="print one JSON object of the one subject")
     options = parser.parse_args()
     found = {}
-    for name in [options.only] if options.only else subjects():
+    for name in [options.only] if options.only else options.update or subjects():
         run = measure if options.only else measure_apart
         found[name] = run(name, quick=options.quick)
         if options.json:
@@ -168,11 +169,26 @@ def main() -> None:
         else:
             for row in found[name]["goals"]:
                 show(row)
-    rows = [row for each in found.values() for row in each["goals"]]
     if not options.only and not options.quick:
-        details = {name: each["details"] for name, each in found.items()}
+        kept = _stored() if options.update else {}
+        all_found = {name: each for name in subjects() if (each := found.get(name) or kept.get(name))}
+        rows = [row for each in all_found.values() for row in each["goals"]]
+        details = {name: each["details"] for name, each in all_found.items()}
         write({"machine": machine(), "goals": rows, "details": details}, ROOT)
-    sys.exit(any(row["met"] is False for row in rows))
+    sys.exit(any(row["met"] is False for each in found.values() for row in each["goals"]))
+
+
+def _stored() -> dict[str, dict[str, Any]]:
+    """Return what the last run has found, by subject."""
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    rows = results["goals"]
+    return {
+        name: {
+            "goals": [row for row in rows if row["subject"] == name],
+            "details": results["details"].get(name, {}),
+        }
+        for name in dict.fromkeys(row["subject"] for row in rows)
+    }
 
 
 if __name__ == "__main__":

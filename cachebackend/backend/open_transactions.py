@@ -48,11 +48,11 @@ _READS = re.compile(
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
-#: A statement of a savepoint: what it does, and the name.
+#: A statement of a savepoint: what it does, and the name, as no database shortens it.
 _SAVEPOINT = re.compile(
-    r"\s*(SAVEPOINT|RELEASE|ROLLBACK)\b(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?\s+([^\s;]+)"
-    r"\s*;?\s*\Z",
-    re.IGNORECASE,
+    r"\s*(SAVEPOINT|RELEASE|ROLLBACK)\b(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?"
+    r"\s+[\"`]?(\w{1,63})[\"`]?\s*;?\s*\Z",
+    re.IGNORECASE | re.ASCII,
 )
 
 #: The states of a Postgres connection, in libpq's PGTransactionStatusType: a statement runs, a transaction
@@ -86,7 +86,8 @@ class OpenTransaction:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
         self._changes_known_rows = False
-        #: The savepoints before which the transaction had no changes.
+        #: The names of savepoints before which the transaction had no changes. A later savepoint may have the
+        #: same name, and hides the first one. Databases differ in whether ``x`` and ``"X"`` are the same.
         self._before_changes: set[str] = set()
         self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
         _connections.add(ref(self, _connections.discard))
@@ -155,42 +156,51 @@ class OpenTransaction:
     def _around_statement(
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
     ) -> Any:
-        connection = self.connection
+        connection, savepoint = self.connection, None
         if is_in_transaction(connection):
             if not self.has_statements:
                 self._note_statement()
-            text = sql if isinstance(sql, str) else ""
-            if _ROLLBACK.match(text):  # to a savepoint
-                self._note_rollback()
-            if not self._changes_known_rows and _resets_settings(text or _rendered(sql, connection)):
-                self.has_reset_settings = True
-            is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
-            if not self._leaves_no_changes(text) and not is_known and not _READS.match(text):
-                self.note_changes()
-                self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
+            text = _text(sql, connection)
+            self._note_before(text)
+            savepoint = _SAVEPOINT.match(text)
         try:
-            return execute(sql, params, many, context)
+            result = execute(sql, params, many, context)
         finally:
             if self.has_statements and not is_in_transaction(connection):
                 self._begin(is_committed=False)  # by COMMIT or ROLLBACK as SQL: nobody knows
+        if savepoint is not None:
+            self._follow_savepoint(savepoint[1].upper(), savepoint[2].lower())
+        return result
 
-    def _leaves_no_changes(self, sql: str) -> bool:
-        """Return whether a statement is one of a savepoint after which the transaction has no changes.
+    def _note_before(self, sql: str) -> None:
+        """Record what a statement may do; it may fail after it has done some of it."""
+        if _ROLLBACK.match(sql):  # to a savepoint
+            self._note_rollback()
+        if not self._changes_known_rows and _resets_settings(sql):
+            self.has_reset_settings = True
+        is_savepoint = _SAVEPOINT.match(sql) is not None
+        if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
+            self._before_changes.clear()  # it may make one of the same name
+        is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
+        if not is_known and not is_savepoint and not _READS.match(sql):
+            self.note_changes()
+            self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
+
+    def _follow_savepoint(self, action: str, name: str) -> None:
+        """Record what a statement of a savepoint has done.
 
         A rollback to a savepoint that was made after changes leaves them, and what was noticed of them since
         is lost. So it counts as a change.
         """
-        match = _SAVEPOINT.match(sql)
-        if match is None:
-            return False
-        action, name = match[1].upper(), match[2].strip('"`')
         if action == "SAVEPOINT" and not self.has_changes:
             self._before_changes.add(name)
-        elif action == "RELEASE":
-            self._before_changes.discard(name)
         elif action == "ROLLBACK" and name in self._before_changes:
             self._forget_changes()
-        return not self.has_changes
+        elif action == "ROLLBACK" and self.has_changes:
+            self.note_changes()
+            self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
+        elif action != "ROLLBACK":
+            self._before_changes.discard(name)
 
     def _note_statement(self) -> None:
         self.has_statements = True
@@ -221,8 +231,12 @@ def _resets_settings(sql: str) -> bool:
     return "reset" in sql.lower() and _RESET.search(sql) is not None
 
 
-def _rendered(sql: Any, connection: BaseDatabaseWrapper) -> str:
-    """Return a statement that was composed by the driver's ``sql`` module as text."""
+def _text(sql: Any, connection: BaseDatabaseWrapper) -> str:
+    """Return a statement as text, also one of the driver's ``sql`` module; empty: it is not known."""
+    if isinstance(sql, str):
+        return sql
+    if isinstance(sql, bytes):
+        return sql.decode(errors="replace")
     render = getattr(sql, "as_string", None)
     return "" if render is None else str(render(connection.connection))
 

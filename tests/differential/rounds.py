@@ -134,9 +134,16 @@ class Round:
         self._compare("after a transaction")
 
     def _savepoint(self, depth: int) -> None:
-        """Run several items after a savepoint, and return to it, or release it."""
-        sid = transaction.savepoint(self._using)
-        self._log.append("savepoint:")
+        """Run several items after a savepoint, and return to it, or release it.
+
+        Half of the savepoints have the same name, as those of a program that imports rows by SQL.
+        """
+        if self._source.random() < 0.5:
+            sid = '"again"'
+            connections[self._using]._savepoint(sid)  # type: ignore[attr-defined]  # it sends the statement
+        else:
+            sid = transaction.savepoint(self._using)
+        self._log.append(f"savepoint {sid}:")
         for _ in range(self._source.randint(1, 3)):
             self._item(depth + 1)
         is_undone = connections[self._using].needs_rollback or self._source.random() < 0.7

@@ -410,6 +410,21 @@ def test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(
     assert_all_read(read, author, "First")
 
 
+def test_a_savepoint_of_the_same_name_hides_no_changes(author: Author, reader: Any, read: Read) -> None:
+    """As in an import that makes one for each row: a rollback to the last one leaves the first row."""
+    if has_tags(reader):
+        read(author)
+    with pytest.raises(RolledBackError), transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SAVEPOINT row_of_import")
+            raw_rename(author, "Lost")
+            cursor.execute("SAVEPOINT row_of_import")
+            cursor.execute("ROLLBACK TO SAVEPOINT row_of_import")
+        assert read(author) == "Lost"
+        raise RolledBackError
+    assert_all_read(read, author, "First")
+
+
 @with_postgres
 def test_raw_sql_in_a_read_only_transaction(author: Author, reader: Any, read: Read) -> None:
     """The question for the rows of triggers writes nothing, so it does not fail."""

@@ -95,7 +95,23 @@ def only_transactions_of_django(patch: Patch) -> None:
 
 def trigger_rows_lost_with_a_savepoint(patch: Patch) -> None:
     """The rollback of a savepoint does not count as a change."""
-    patch.setattr(open_transactions, "_READS", re.compile("SELECT|SHOW|ROLLBACK|SAVEPOINT|RELEASE"))
+    follow_savepoints_but(patch, "ROLLBACK")
+
+
+def a_savepoint_does_not_hide_one_of_its_name(patch: Patch) -> None:
+    """A savepoint after changes leaves its name with those before which there were none."""
+    follow_savepoints_but(patch, "SAVEPOINT")
+
+
+def follow_savepoints_but(patch: Patch, ignored: str) -> None:
+    """Let a transaction with changes ignore one of the statements of savepoints."""
+    follow = OpenTransaction._follow_savepoint
+
+    def follow_others(self: OpenTransaction, action: str, name: str) -> None:
+        if action != ignored or not self.has_changes:
+            follow(self, action, name)
+
+    patch.setattr(OpenTransaction, "_follow_savepoint", follow_others)
 
 
 def no_rollback_is_remembered(patch: Patch) -> None:
@@ -146,6 +162,10 @@ def savepoint(author: Author, reader: Any, read: Any) -> None:
     test_fill_rules.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author, reader, read)
 
 
+def savepoint_of_the_same_name(author: Author, reader: Any, read: Any) -> None:
+    test_fill_rules.test_a_savepoint_of_the_same_name_hides_no_changes(author, reader, read)
+
+
 def refreshed(author: Author, *_: Any) -> None:
     test_fill_rules.test_a_refresh_in_a_transaction_is_a_miss_after_the_commit(author)
 
@@ -186,6 +206,7 @@ CASES: list[tuple[Mutant, Test, Any]] = [
     (only_transactions_of_django, past_django, ROWS),
     (only_transactions_of_django, past_django, LOADERS),
     (trigger_rows_lost_with_a_savepoint, savepoint, ROWS),
+    (a_savepoint_does_not_hide_one_of_its_name, savepoint_of_the_same_name, ROWS),
     (no_rollback_is_remembered, lost, LEASES),
     (no_rollback_is_remembered, lost_by_the_loader, LOADERS),
     (no_rollback_to_a_savepoint_is_remembered, lost_to_a_savepoint, LEASES),

@@ -33,8 +33,10 @@ class FakeConnection:
         self.execute_wrappers: list[Any] = []
         self.in_atomic_block, self.autocommit = True, False
 
-    def run(self, sql: Any, *, ends: bool = False) -> None:
+    def run(self, sql: Any, *, ends: bool = False, fails: bool = False) -> None:
         def execute(*_: Any) -> None:
+            if fails:
+                raise ConnectionError
             if ends:
                 self.connection.in_transaction = False
 
@@ -122,6 +124,39 @@ def test_a_rollback_to_a_savepoint_after_changes_is_a_change(connection: Any, sq
     transaction.changes_are_known()
     connection.run(sql)
     assert (transaction.has_new_changes, any_changed()) == (True, True)
+
+
+@pytest.mark.parametrize("first", ["SAVEPOINT x", "SAVEPOINT X;"])
+@pytest.mark.parametrize(
+    "second",
+    [
+        "SAVEPOINT x",
+        'savepoint "x"',
+        "SAVEPOINT /* a comment */ x",
+        "-- a comment\nSAVEPOINT x",
+        "UPDATE t SET a = 1; SAVEPOINT x",
+        b"SAVEPOINT x",
+        SimpleNamespace(as_string=lambda _: "SAVEPOINT x"),
+        object(),
+    ],
+    ids=str,
+)
+def test_a_savepoint_after_changes_hides_one_of_its_name(connection: Any, first: str, second: Any) -> None:
+    """A rollback to the name leaves the changes, in whichever form the second savepoint is made."""
+    connection.run(first)
+    connection.run("DELETE FROM t")
+    connection.run(second)
+    connection.run("ROLLBACK TO SAVEPOINT x")
+    assert any_changed()
+
+
+def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) -> None:
+    """Some databases do not end the transaction then."""
+    connection.run("SAVEPOINT x")
+    connection.run("DELETE FROM t")
+    with pytest.raises(ConnectionError):
+        connection.run("ROLLBACK TO SAVEPOINT x", fails=True)
+    assert any_changed()
 
 
 def test_a_savepoint_of_an_earlier_transaction_is_unknown(connection: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, models, router
 
 from cachebackend.backend.canonical import canonical_text, is_comparable
+from cachebackend.backend.lazy_objects import loaded
 from cachebackend.backend.scope import database_of, scope_of
 from cachebackend.codec import EncodeError, pack_plain
 from cachebackend.interrupts import raise_interrupt
@@ -165,7 +166,7 @@ class _Namer:
         if kind in {bytearray, memoryview}:
             return [kind.__name__, getattr(value, "format", ""), bytes(value)]
         if isinstance(value, models.Model):
-            return self._row(value)
+            return self._row(loaded(value))
         if isinstance(value, Enum):
             return ["enum", self._named(kind), self._member(value)]
         if isinstance(value, FunctionType | MethodType | partial):

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models, router
 
 from cachebackend.backend.canonical import is_comparable, key_parts
+from cachebackend.backend.lazy_objects import loaded
 from cachebackend.backend.scope import database_of, scope_of
 
 __all__ = [
@@ -80,6 +81,7 @@ def tag_name(tag: Tag) -> str:
         TypeError: It is not a tag, or it is a row whose primary key cannot be part of a key.
         ImproperlyConfigured: Nothing watches the writes of the model.
     """
+    tag = loaded(tag)
     _check(tag)
     if isinstance(tag, str):
         return f"tag:{tag}"

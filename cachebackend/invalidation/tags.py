@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models, router
 
 from cachebackend.backend import Tag, find_ring_cache
+from cachebackend.backend.lazy_objects import loaded
 from cachebackend.backend.open_transactions import connections_in_transactions
 from cachebackend.backend.scope import database_of, databases_of_write, scopes_of_write
 from cachebackend.backend.tag_names import model_tag_name, row_tag_names, table_of, tag_name, watch_tags_of
@@ -84,6 +85,7 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
         TypeError: A target is not one of these; nothing was invalidated.
         ImproperlyConfigured: Nothing watches the writes of a model; nothing was invalidated.
     """
+    targets = tuple(map(loaded, targets))
     names = [name for target in targets for name in _names_of(target)]
     tags: KeysByAlias = {
         each: set(cache.many_tag_bytes(names))

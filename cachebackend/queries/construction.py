@@ -29,6 +29,7 @@ from django.db.models.signals import class_prepared, post_migrate
 from django.utils.timezone import get_current_timezone
 from django.utils.translation import get_language
 
+from cachebackend.backend.lazy_objects import loaded
 from cachebackend.backend.scope import scope_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
@@ -101,18 +102,19 @@ def followed(
 
 def kept(value: Any) -> Any:
     """Return an argument that ``followed`` has compared as it is now: the caller may change it later."""
-    kind = value.__class__
+    kind = type(value)  # the class that a lazy object pretends to have is not its type
     if kind is tuple or kind is list:
-        return kind([each if each.__class__ in _UNCHANGED else kept(each) for each in value])
+        return kind([each if type(each) in _UNCHANGED else kept(each) for each in value])
     if kind is dict:
-        return {name: each if each.__class__ in _UNCHANGED else kept(each) for name, each in value.items()}
+        return {name: each if type(each) in _UNCHANGED else kept(each) for name, each in value.items()}
     if kind is Q:
         copied = copy(value)
         copied.children = kept(value.children)
         return copied
     if isinstance(value, models.Model):
-        row: Any = object.__new__(kind)
-        row.__dict__.update(value.__dict__)
+        given = loaded(value)
+        row: Any = object.__new__(type(given))
+        row.__dict__.update(given.__dict__)
         return row
     return value
 
@@ -155,7 +157,7 @@ def _compared(value: Any) -> Hashable:
     Raises:
         _Unknown: Two values that are equal may make different queries, or a value may change.
     """
-    kind = value.__class__
+    kind = type(value)
     if kind in _EXACT:
         if kind in {str, bytes, int} and value.__sizeof__() > _MAX_BYTES:
             raise _Unknown
@@ -187,11 +189,12 @@ def _compared_named(model: type[models.Model], name: str, value: Any) -> Hashabl
     """
     if not isinstance(value, models.Model):
         return _compared(value)
+    value = loaded(value)
     key = _foreign_key(model, name)
-    if key is None or not isinstance(value, key.related_model):
+    if key is None or not issubclass(type(value), key.related_model):
         raise _Unknown
     related = key.get_foreign_related_value(value)
-    if any(each.__class__ not in {int, str, UUID} for each in related):
+    if any(type(each) not in {int, str, UUID} for each in related):
         raise _Unknown
     return type(value), _compared(related), value._state.db
 

@@ -19,6 +19,7 @@ from django.test import override_settings
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, Tag, ring_cache
+from cachebackend.backend.lazy_objects import loaded
 from cachebackend.conf import BACKENDS, ring_aliases
 from cachebackend.invalidation.tables import changed_rows
 
@@ -125,6 +126,7 @@ def _assert_invalidated(marks: Sequence[_Mark], value: str) -> None:
 
 def _marks_of(target: Tag, alias: str) -> list[_Mark]:
     """Return a mark for each key that an invalidation of the target must delete."""
+    target = loaded(target)
     if not isinstance(target, models.Model):
         cache = ring_cache(alias, "assert_invalidates()")
         name = repr(target) if isinstance(target, str) else target._meta.label

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeAlias
 
 from django.contrib.postgres.aggregates import ArrayAgg
@@ -51,6 +52,7 @@ from django.db.models.functions import (
     RowNumber,
     TruncMonth,
 )
+from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
@@ -448,6 +450,7 @@ _RELATIONS: dict[str, Kind] = {
     ),
     "query of nothing": lambda c: Poem.objects.filter(author__in=Author.objects.none()),
     "or of nothing": lambda c: Poem.objects.filter(Q(author__in=Author.objects.none()) | Q(rank=c.number())),
+    "lazy instance": lambda c: Poem.objects.filter(author=SimpleLazyObject(partial(Author, pk=c.key()))),
     "filtered relation": lambda c: (
         Author.objects.annotate(p=FilteredRelation("poem", condition=Q(poem__rank=c.number())))
         .values_list("name", "p__name")

@@ -15,8 +15,9 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.sql import Query
 from django.utils import timezone, translation
+from django.utils.functional import SimpleLazyObject
 
-from cachebackend import RingCache, drivers
+from cachebackend import RingCache, drivers, invalidate
 from cachebackend.effects import Ask, Send
 from cachebackend.queries import construction, whole_rows
 from tests.zoo.models import Author, Kiosk, Poem
@@ -123,6 +124,35 @@ def test_an_instance_is_an_argument(authors: list[Author]) -> None:
                 else True
             )
             assert Poem.cached.filter(author=author).count() == 3
+
+
+def test_a_lazy_object_is_the_instance_that_it_stands_for(authors: list[Author]) -> None:
+    """As ``request.user``, which Django's middleware makes; the construction is that of the instance."""
+    lazy = SimpleLazyObject(lambda: authors[0])
+    read: list[Callable[[Any], Any]] = [
+        lambda author: [poem.name for poem in Poem.cached.filter(author=author).order_by("name")],
+        lambda author: Poem.cached.exclude(author=author).count(),
+        lambda author: Poem.cached.filter(author=author).exists(),
+        lambda author: Poem.cached.filter(author__in=[author]).count(),
+        lambda author: Poem.cached.filter(Q(author=author)).count(),
+        lambda author: Poem.cached.filter(author=author).order_by("name").first(),
+        lambda author: Poem.cached.get(author=author, name="a1"),
+    ]
+    for each in read:
+        assert each(lazy) == each(authors[0]) == each(lazy)
+    with nothing_compiled():
+        assert Poem.cached.filter(author=SimpleLazyObject(lambda: authors[0])).exists()
+
+
+def test_a_lazy_object_can_be_a_tag(cache: RingCache, authors: list[Author]) -> None:
+    """And what is cached of its row is invalidated, the row's lookups included."""
+    lazy = SimpleLazyObject(lambda: authors[0])
+    cache.get_or_set("page", 1, 60, tags=[lazy])
+    assert Author.cached.get(name="a").rank == 0
+    cache.set(Author.cached.key_of(name="a"), 2)
+    invalidate(lazy)
+    assert cache.get("page") is None
+    assert cache.get(Author.cached.key_of(name="a")) is None
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, "1"), (0, False), (1, 1.0)], ids=str)

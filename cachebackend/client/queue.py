@@ -88,12 +88,19 @@ class QueueClient(Client):
     def _prepare(self, node: Node, probe_seconds: float) -> None:
         """Prepare a node, or a shard of the cluster, for use."""
         node.breaker = Breaker(node.name, self._clock, probe_seconds, opens_on_timeout=True)
-        node.promise_wait = _promise_wait(self.options)
+        node.promise_wait = _promise_wait(self.options, self._replicas(node))
+
+    def _replicas(self, node: Node | SlotNode) -> int:
+        # Beside a cluster, plain nodes retire, and have no replicas
+        is_retiring = self.options.cluster is not None and type(node) is Node
+        return 0 if is_retiring else self.options.wait_replicas
+
+    def replicas_of(self, index: int) -> int:
+        """Return how many replicas must have a write to a node before it is acknowledged."""
+        return self._replicas(self.nodes[index])
 
     def servers(self) -> dict[str, list[int]]:
         """Return the servers that hold the queue by name, and the indexes of the nodes on each of them."""
-        if self.cluster is not None:
-            self.cluster.try_load()
         found: dict[str, list[int]] = {}
         for index in range(len(self.nodes)):
             found.setdefault(self.server_name(index), []).append(index)
@@ -101,6 +108,8 @@ class QueueClient(Client):
 
     def server_name(self, index: int) -> str:
         """Return the name of the server that a node is on: the node itself, or a primary of the cluster."""
+        if self.cluster is not None:
+            self.cluster.try_load()
         node = self.nodes[index]
         return node.server if isinstance(node, SlotNode) else node.name
 
@@ -120,11 +129,11 @@ class QueueClient(Client):
         return result
 
 
-def _promise_wait(options: WriteBehindOptions) -> PromiseWait | None:
+def _promise_wait(options: WriteBehindOptions, replicas: int) -> PromiseWait | None:
     """Return what a write waits for after a node has taken it; None: nothing."""
     waits: list[Wait] = []
-    if options.wait_replicas:
-        waits.append(ReplicaWait(options.wait_replicas, options.socket_timeout))
+    if replicas:
+        waits.append(ReplicaWait(replicas, options.socket_timeout))
     if options.durability == "fsync":
         waits.append(DiskWait(FSYNC_MS))
     return PromiseWait(*waits) if waits else None

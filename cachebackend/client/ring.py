@@ -111,7 +111,9 @@ class RingClient(SingleKeyClient):
             node.on_postponed = self.context.missed.postpone
         else:
             node.breaker = Breaker(node.name, self.context.clock)
-        if wait := self.context.options.wait_replicas:
+        # Beside a cluster, plain nodes are those of the other ring, and have no replicas
+        is_replicated = node.handshake.may_move or not self._clusters
+        if is_replicated and (wait := self.context.options.wait_replicas):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
 

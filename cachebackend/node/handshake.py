@@ -112,6 +112,11 @@ class Handshake:
         except BaseException as error:  # noqa: BLE001  # it is raised again
             raise remove_frames(error, handled)  # noqa: B904  # it is the same error
 
+    @property
+    def may_move(self) -> bool:
+        """Whether the address may change: a replica takes over when its primary fails."""
+        return self._endpoint.may_move
+
     def client(self) -> RedisClient:
         """Return a redis-py client; behind Sentinel it is a client of the present primary.
 

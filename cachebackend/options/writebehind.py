@@ -73,7 +73,8 @@ class WriteBehindOptions:
             is lost, and counted and logged; every other write raises.
         address_map: At which addresses this process reaches the servers of the cluster, as for a cache alias.
         wait_replicas: The number of replicas that must have a write before it is acknowledged; 0: the primary
-            alone. A failover may lose a write that no replica has.
+            alone. A failover may lose a write that no replica has. Beside a cluster, nodes in ``retiring``
+            wait for none.
         retiring: The nodes that held the queues before ``nodes`` was changed, in whole or in part.
             Their batches are drained before those of ``nodes``.
         connect_timeout: The most time that connecting may take.

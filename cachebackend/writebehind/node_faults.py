@@ -78,7 +78,7 @@ def _settings_faults(client: QueueClient, index: int) -> Iterator[str]:
     yield from _faults(settings, durability)
     if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
         yield fault
-    if wanted := client.options.wait_replicas:
+    if wanted := client.replicas_of(index):
         [info] = client.run(protocol.node_infos(client.context, [index]))
         connected = protocol.number_of(checked(info), "connected_slaves")
         if connected is not None and connected < wanted:

@@ -311,11 +311,17 @@ def test_without_wait_replicas_a_failover_may_lose_writes_but_doubles_none(
             restart(cluster_services, cluster, primary)
 
 
-def test_a_queue_moves_from_plain_nodes_to_a_cluster(queue: Callable[..., Any], meter: Meter) -> None:
-    """The batches of the retiring nodes are written first; then the queue is on the cluster alone."""
+@pytest.mark.parametrize("wait_replicas", [0, 1])
+def test_a_queue_moves_from_plain_nodes_to_a_cluster(
+    queue: Callable[..., Any], meter: Meter, wait_replicas: int
+) -> None:
+    """The batches of the retiring nodes are written first; then the queue is on the cluster alone.
+
+    The retiring nodes have no replicas, and their batches wait for none.
+    """
     old = settings.WRITE_BEHIND["nodes"]
     Meter.behind.update(meter.pk, count=1)
-    with queue(retiring=old):
+    with queue(retiring=old, wait_replicas=wait_replicas):
         assert Meter.behind.get(meter.pk).count == 1
         add_one(meter)
         assert Meter.behind.get(meter.pk).count == 2
@@ -323,7 +329,7 @@ def test_a_queue_moves_from_plain_nodes_to_a_cluster(queue: Callable[..., Any], 
         drain_all()
         assert writebehind.dirty_partitions() == []
         nodes, _ = writebehind.node_moves()
-        assert [node.left for node in nodes if node.left] == []
+        assert [(node.left, node.faults) for node in nodes if not node.is_done] == []
     with queue():
         add_one(meter)
         drain_all()

@@ -42,7 +42,25 @@ def test_a_queue_on_a_cluster_has_parts_and_may_have_retiring_nodes() -> None:
     for node in (shard, old):
         assert node.breaker is not None
         assert node.breaker.opens_on_timeout
-        assert node.promise_wait is not None
+
+
+def test_beside_a_cluster_only_its_servers_wait_for_replicas() -> None:
+    """The plain nodes that it replaces have none, and their batches must be drained."""
+    nodes, retiring = "redis+cluster://127.0.0.1:1", ["redis://unused?name=old"]
+    client = client_of(
+        nodes=nodes, retiring=retiring, connect_timeout=0.01, wait_replicas=1, durability="fsync"
+    )
+    assert client.cluster is not None
+    shard, old = client.cluster.shards[0], client.nodes[16]
+    _, promise = fold_request(client.context, METER, [WRITE])
+    assert isinstance(old, Node)
+    assert added_by(shard, promise) == [(b"WAIT", b"1", b"500"), FSYNC]
+    assert added_by(old, promise) == [FSYNC]
+    assert (client.replicas_of(0), client.replicas_of(16)) == (1, 0)
+
+
+def added_by(node: Node, promise: Any) -> list[Any]:
+    return [] if node.promise_wait is None else list(node.promise_wait.added([promise]))[1:]
 
 
 def test_plain_nodes_are_their_own_servers() -> None:
@@ -63,9 +81,9 @@ def test_a_write_waits_for_what_the_settings_name(options: Any, commands: Any) -
     """For replicas, for the disk of the node, or for both."""
     client = client_of(**options)
     _, promise = fold_request(client.context, METER, [WRITE])
-    wait = client.nodes[0].promise_wait
-    added = [] if wait is None else list(wait.added([promise]))[1:]
-    assert added == commands
+    [node] = client.nodes
+    assert isinstance(node, Node)
+    assert added_by(node, promise) == commands
 
 
 def test_one_write_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

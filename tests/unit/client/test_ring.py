@@ -13,6 +13,7 @@ from cachebackend.protocol.missed_deletes import MissedKeys
 from cachebackend.ring import seed_of, slot_of
 
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
+CLUSTER = "redis+cluster://h:7000"
 NEW = [*OLD, "redis://h:3?name=c"]
 KEYS = [b"key:%d" % number for number in range(16)]
 OWNERS = "acaabcaabaabbbba"
@@ -82,6 +83,26 @@ def test_all_rings_of_an_alias_have_the_seed_of_its_settings(
 def test_an_alias_without_a_seed_has_the_owners_of_earlier_releases() -> None:
     """The owners are constants here: a change of them would move every user's keys."""
     assert "".join("abc"[client_of(NEW).ring.owner(key)] for key in KEYS) == OWNERS
+
+
+@pytest.mark.parametrize(
+    ("location", "options", "waiting"),
+    [
+        (OLD, {}, ["a", "b"]),
+        (OLD, {"joining": NEW}, ["a", "b", "c"]),
+        (OLD, {"joining": CLUSTER}, ["cluster"]),
+        (CLUSTER, {"leaving": OLD}, ["cluster"]),
+        (CLUSTER, {"leaving": [*OLD, "redis+sentinel://h/primary?name=s"]}, ["cluster", "s"]),
+    ],
+)
+def test_while_a_ring_becomes_a_cluster_only_servers_with_replicas_wait_for_them(
+    location: Any, options: dict[str, Any], waiting: list[str]
+) -> None:
+    """Those of the cluster, and those behind Sentinel: no plain node could confirm a delete."""
+    client = client_of(location, wait_replicas=1, **options)
+    names = ["cluster" if node.endpoint == "cluster" else node.name for node in client.nodes]
+    waits = [name for name, node in zip(names, client.nodes, strict=True) if node.promise_wait is not None]
+    assert sorted(waits) == sorted(waiting)
 
 
 def test_a_near_cache_knows_which_copies_it_has() -> None:

@@ -56,9 +56,10 @@ class RepairActions(ReportCommand):
                 for n in nodes
             ],
         )
+        # Several parts of a queue are on one server of a cluster
+        for fault in dict.fromkeys(fault for node in nodes for fault in node.faults):
+            self.say(f"not well: {fault}")
         for node in nodes:
-            for fault in node.faults:
-                self.say(f"not well: {fault}")
             if node.left:
                 self.say(
                     f"{node.node} still has queues of {', '.join(node.left)}; workers drain and end them, or "

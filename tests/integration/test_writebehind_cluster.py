@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.db.models import F
 from django.test import override_settings
 
@@ -334,6 +336,18 @@ def test_a_queue_moves_from_plain_nodes_to_a_cluster(
         add_one(meter)
         drain_all()
     assert counts(meter) == [3]
+
+
+def test_a_fault_of_a_server_is_printed_once(queue: Callable[..., Any], cluster: Cluster) -> None:
+    """``writebehind nodes`` has a row for each part, and several parts are on one server."""
+    name = cluster.primaries[0]
+    cluster.ask(name, "CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+    printed = StringIO()
+    with queue(), pytest.raises(SystemExit):
+        call_command("writebehind", "nodes", stdout=printed)
+    lines = [line for line in printed.getvalue().splitlines() if "allkeys-lfu" in line]
+    assert len(lines) == 1
+    assert str(cluster.server(name).port) in lines[0]
 
 
 def test_the_keys_of_a_queue_are_deleted_on_all_servers(queue: Callable[..., Any], cluster: Cluster) -> None:

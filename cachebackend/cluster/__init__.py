@@ -2,8 +2,9 @@
 
 ``topology`` is the cluster's own table of slots, and ``reader`` asks its servers for it. ``shard`` is a node
 of the ring: the present primary of some slots, which stays the same node when a replica is promoted.
-``cluster`` keeps the table and reads it again. ``redirections`` follows ``MOVED`` and ``ASK``. ``keys``
-divides commands of several keys, which a cluster refuses. ``slot`` is a part of the queues of write-behind.
+``members`` finds the shard of a server. ``cluster`` keeps the table and reads it again. ``redirections``
+follows ``MOVED`` and ``ASK``. ``keys`` divides commands of several keys, which a cluster refuses. ``slot`` is
+a part of the queues of write-behind.
 
 A key is at one server at any time, also while its slot moves (see ``redirections``). So everything above this
 package works as on nodes of our own ring.

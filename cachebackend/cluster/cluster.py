@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
+from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
@@ -80,14 +81,12 @@ class Cluster:
         self._clock = clock
         self._address_map = address_map or (lambda host, port: (host, port))
         self._reader = TopologyReader(address, timeouts, password, self._address_map)
-        self.nodes: list[Node] = [] if nodes is None else nodes
-        self.shards: dict[int, ShardNode] = {}
+        self._members = Members([] if nodes is None else nodes, self._new_node)
+        self.nodes, self.shards = self._members.nodes, self._members.shards
         self.ring = ClusterRing(len(self.nodes))
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
-        #: The index of the shard of each server that was ever seen, by the server's ID.
-        self._shard_of: dict[str, int] = {}
         #: Held while the topology is read.
         self._lock = threading.Lock()
         #: Held while the table is changed.
@@ -98,20 +97,17 @@ class Cluster:
         #: The thread that reads the topology in the background, or has done so.
         self._reloader: threading.Thread | None = None
         self._epoch: int | None = None
-        self._add_node()
+        self._members.add()
         _CLUSTERS.add(self)
 
-    def _add_node(self) -> int:
+    def _new_node(self, index: int) -> ShardNode:
         address = NodeAddress(
             self._address.endpoint, 1.0, self._address.node_url("cluster", 1), self._password
         )
         node = ShardNode(self, address, *self._timeouts, self._clock)
         node.endpoint = ENDPOINT
-        index = len(self.nodes)
         self.on_node(index, node)
-        self.shards[index] = node
-        self.nodes.append(node)
-        return index
+        return node
 
     def load(self) -> None:
         """Read the topology if it was not read yet.
@@ -206,10 +202,7 @@ class Cluster:
             asked = {
                 index for index, node in self.shards.items() if node.server is not None and not node.server.id
             }
-            for index, shard in self._indexed(topology.shards):
-                self.shards[index].become(shard)
-                for server in (shard.primary, *shard.replicas):
-                    self._shard_of[server.id] = index
+            for index, shard in self._members.follow(topology.shards):
                 for first, last in shard.slots:
                     owners[first : last + 1] = array("H", [index]) * (last + 1 - first)
             changes = set(zip(former, owners, strict=True)) if former != owners else ()
@@ -230,32 +223,6 @@ class Cluster:
         """Eject nodes until they have the deletes that the slots' old owners missed."""
         for index in indexes:
             self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
-
-    def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
-        """Return each shard with its index: that of a node with the same servers, or a new one."""
-        found = [(self._index_of(shard.primary), shard) for shard in shards]
-        taken = {index for index, _ in found if index is not None}
-        indexed: list[tuple[int, Shard]] = []
-        for known, shard in found:
-            index = self._shard_of.get(shard.primary.id) if known is None else known
-            if known is None and (index is None or index in taken):
-                index = self._free_index(taken)
-            assert index is not None  # noqa: S101  # one of the lines above has set it
-            taken.add(index)
-            indexed.append((index, shard))
-        return indexed
-
-    def _index_of(self, primary: Server) -> int | None:
-        """Return the index of the shard with this primary, whose ID may not have been known until now."""
-        for index, node in self.shards.items():
-            server = node.server
-            if server is not None and (server.id == primary.id or server == primary._replace(id="")):
-                return index
-        return None
-
-    def _free_index(self, taken: set[int]) -> int:
-        first, shard = next(iter(self.shards.items()))
-        return first if shard.server is None and first not in taken else self._add_node()
 
     def redis(self) -> RedisClient:
         """Return a redis-py client that follows redirections; it connects at once.
@@ -282,19 +249,10 @@ class Cluster:
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
         address = self._address_of(asked, redirection)
-        for index, node in self.shards.items():
-            if node.server is not None and (node.server.host, node.server.port) == address:
-                # One that was a primary and is a replica may have been promoted: the table is read first
-                is_former = self._is_replica(address) and index not in self.ring.nodes
-                return None if is_former else index
-        return None
-
-    def _is_replica(self, address: tuple[str, int]) -> bool:
-        return any(
-            (replica.host, replica.port) == address
-            for shard in self.shards.values()
-            for replica in shard.replicas
-        )
+        index = self._members.index_at(address)
+        # One that was a primary and is a replica may have been promoted: the table is read first
+        is_former = self._members.is_replica(address) and index not in self.ring.nodes
+        return None if is_former else index
 
     def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of a new shard for a server that owns no slot yet; None: it is a replica.
@@ -302,14 +260,14 @@ class Cluster:
         A replica that was promoted is asked after the topology has it as a primary: until then it has not got
         the deletes that the old primary has missed.
         """
-        server = Server("", *self._address_of(asked, redirection))
-        if self._is_replica((server.host, server.port)):
+        address = self._address_of(asked, redirection)
+        if self._members.is_replica(address):
             return None
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
             if index is None:
-                index = self._add_node()
-                self.shards[index].become(Shard(server, (), ()))
+                index = self._members.add()
+                self.shards[index].become(Shard(Server("", *address), (), ()))
                 self.ring.names = tuple(node.name for node in self.nodes)
         return index
 

@@ -1,0 +1,89 @@
+"""The shards of a cluster by their index among the nodes of a client, and the shard of each server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cachebackend.cluster.shard import ShardNode
+from cachebackend.cluster.topology import Server, Shard
+from cachebackend.node import Node
+
+__all__ = ["Members"]
+
+
+class Members:
+    """The shards of one cluster.
+
+    Args:
+        nodes: The nodes of the client, to which the shards are added.
+        new_node: Returns a new shard, which gets the given index.
+
+    Attributes:
+        nodes: The nodes of the client.
+        shards: The shards by their index in ``nodes``. One that has lost its slots stays: indexes stay valid.
+    """
+
+    def __init__(self, nodes: list[Node], new_node: Callable[[int], ShardNode]) -> None:
+        self.nodes = nodes
+        self.shards: dict[int, ShardNode] = {}
+        self._new_node = new_node
+        #: The index of the shard of each server that was ever seen, by the server's ID.
+        self._shard_of: dict[str, int] = {}
+
+    def add(self) -> int:
+        """Add a shard without a primary; return its index."""
+        index = len(self.nodes)
+        node = self._new_node(index)
+        self.shards[index] = node
+        self.nodes.append(node)
+        return index
+
+    def follow(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
+        """Give each shard of a new topology its node; return each with the index of its node."""
+        indexed = self._indexed(shards)
+        for index, shard in indexed:
+            self.shards[index].become(shard)
+            for server in (shard.primary, *shard.replicas):
+                self._shard_of[server.id] = index
+        return indexed
+
+    def index_at(self, address: tuple[str, int]) -> int | None:
+        """Return the index of the shard whose primary has an address; None: there is none."""
+        for index, node in self.shards.items():
+            if node.server is not None and (node.server.host, node.server.port) == address:
+                return index
+        return None
+
+    def is_replica(self, address: tuple[str, int]) -> bool:
+        """Return whether a replica of a shard has an address."""
+        return any(
+            (replica.host, replica.port) == address
+            for shard in self.shards.values()
+            for replica in shard.replicas
+        )
+
+    def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
+        """Return each shard with its index: that of a node with the same servers, or a new one."""
+        found = [(self._index_of(shard.primary), shard) for shard in shards]
+        taken = {index for index, _ in found if index is not None}
+        indexed: list[tuple[int, Shard]] = []
+        for known, shard in found:
+            index = self._shard_of.get(shard.primary.id) if known is None else known
+            if known is None and (index is None or index in taken):
+                index = self._free_index(taken)
+            assert index is not None  # noqa: S101  # one of the lines above has set it
+            taken.add(index)
+            indexed.append((index, shard))
+        return indexed
+
+    def _index_of(self, primary: Server) -> int | None:
+        """Return the index of the shard with this primary, whose ID may not have been known until now."""
+        for index, node in self.shards.items():
+            server = node.server
+            if server is not None and (server.id == primary.id or server == primary._replace(id="")):
+                return index
+        return None
+
+    def _free_index(self, taken: set[int]) -> int:
+        first, shard = next(iter(self.shards.items()))
+        return first if shard.server is None and first not in taken else self.add()

@@ -90,6 +90,7 @@ def _context(site: SiteFigures) -> dict[str, Any]:
         "folded": rows[MAX_SHOWN:],
         "tiles": tiles(site.aliases, site.worker, site.outbox, site.queues),
         "aliases": site.aliases,
+        "notes": [_row(note) for note in site.notes],
         "processes": site.processes.processes,
         "now": timezone.now(),
         "refresh_seconds": REFRESH_SECONDS,
@@ -108,14 +109,5 @@ def _row(fault: Fault) -> dict[str, Any]:
 
 
 def _data(site: SiteFigures) -> dict[str, Any]:
-    return {"well": not site.faults, "faults": [_fault_data(fault) for fault in site.faults]}
-
-
-def _fault_data(fault: Fault) -> dict[str, Any]:
-    return {
-        "kind": str(fault.kind),
-        "message": fault.message,
-        "since": fault.since,
-        "way_out": fault.way_out,
-        "consequences": [_fault_data(each) for each in fault.consequences],
-    }
+    faults, notes = ([each.as_data() for each in found] for found in (site.faults, site.notes))
+    return {"well": not faults, "faults": faults, "notes": notes}

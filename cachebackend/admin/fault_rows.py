@@ -25,14 +25,14 @@ _SECTIONS = {"worker": "#invalidation", "pending": "#invalidation", "waiting": "
 
 
 def fault_rows(faults: Sequence[Fault], admin_site: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the faults that the page shows at once, and those that it folds away.
+    """Return all faults, those that the page shows at once, and those that it folds away.
 
     Args:
         faults: The faults, with their consequences.
         admin_site: The name of the admin site.
     """
     rows = [_row(fault, admin_site) for fault in faults]
-    return {"shown": rows[:MAX_SHOWN], "folded": rows[MAX_SHOWN:]}
+    return {"all": rows, "shown": rows[:MAX_SHOWN], "folded": rows[MAX_SHOWN:]}
 
 
 def partition_anchor(partition: object) -> str:

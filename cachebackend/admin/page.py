@@ -117,6 +117,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "timeline": _timeline() if site.outbox.rows is not None else None,
             "faults": site.faults,
             "fault_rows": fault_rows(site.faults, self.admin_site.name),
+            "note_rows": fault_rows(site.notes, self.admin_site.name)["all"],
             "runbook": reverse(f"{self.admin_site.name}:cachebackend_ring_runbook"),
             "partitions": self._partitions(queues),
             "now": timezone.now(),

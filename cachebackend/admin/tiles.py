@@ -28,6 +28,7 @@ class Tile(NamedTuple):
         note: A second figure beside it.
         href: Where the page shows more.
         is_well: Whether no fault concerns it.
+        has_note: Whether it is worth a look although it is well.
     """
 
     key: str
@@ -36,13 +37,16 @@ class Tile(NamedTuple):
     note: str = ""
     href: str = ""
     is_well: bool = True
+    has_note: bool = False
 
     @property
     def css_class(self) -> str:
         """How the tile is drawn: one whose figure is unknown is dimmed."""
         if self.value == UNKNOWN:
             return "unknown"
-        return "good" if self.is_well else "bad"
+        if not self.is_well:
+            return "bad"
+        return "warn" if self.has_note else "good"
 
 
 def tiles(
@@ -65,10 +69,11 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     alias, suffix = figures.alias, "" if is_alone else f", {figures.alias}"
     href = f"#cache-{alias}"
     down = [node.name for node in figures.nodes if not node.is_up]
-    names = f"{', '.join(down[:_MAX_NAMES])}{' …' if len(down) > _MAX_NAMES else ''}"
-    note = _("not up: %(names)s") % {"names": names} if down else ""
+    note = _("not up: %(names)s") % {"names": _some(down)} if down else ""
+    evicting = [node.name for node in figures.nodes if node.evicts_unusually]
+    note = note or (_("many evictions: %(names)s") % {"names": _some(evicting)} if evicting else "")
     up = _("%(up)d of %(all)d") % {"up": figures.nodes_up, "all": len(figures.ring_nodes)}
-    yield Tile(f"nodes-{alias}", f"{_('Nodes up')}{suffix}", up, note, href, is_well=not down)
+    yield Tile(f"nodes-{alias}", f"{_('Nodes up')}{suffix}", up, note, href, not down, bool(evicting))
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
     ratio = (UNKNOWN if figures.recent is None else _("no reads")) if recent is None else f"{recent:.1%}"
     last_hour = "" if hour is None else _("%(ratio)s in the last hour") % {"ratio": f"{hour:.1%}"}
@@ -76,6 +81,10 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     rate = UNKNOWN if figures.gets_per_second is None else f"{figures.gets_per_second:,.0f}"
     times = "" if figures.recent is None else percentiles(figures.recent.get_times)
     yield Tile(f"gets-{alias}", f"{_('Reads per second')}{suffix}", rate, times, href)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_MAX_NAMES])}{' …' if len(names) > _MAX_NAMES else ''}"
 
 
 def _worker(worker: WorkerFigures) -> Tile:

@@ -98,7 +98,7 @@ def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, 
         "node": node.name,
         "share": f"{node.share:.1%}" if node.role == "ring" else node.role,
         "server": node.server,
-        "memory": node.info.get("used_memory_human", ""),
+        "memory": _memory(node),
         "policy": node.info.get("maxmemory_policy", ""),
         "keys": node.keys if node.info else None,
         "evicted": node.evicted,
@@ -107,3 +107,9 @@ def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, 
         "state": state,
         **({} if node.slots is None else {"slots": node.slots, "replicas": list(node.replicas)}),
     }
+
+
+def _memory(node: NodeFigures) -> str:
+    """Return the memory of a node, and how much of its limit that is, so short that the table has room."""
+    used, percent = node.info.get("used_memory_human", ""), node.memory_percent
+    return used if percent is None else f"{used} {percent:.0f}%"

@@ -46,6 +46,7 @@ class Fault:
         advice: What to do, in one sentence; empty: what the runbook says.
         subject: The partition that it concerns, if it concerns one; empty otherwise.
         consequences: The faults that this one explains.
+        is_note: Whether it is only worth knowing: the site is well nevertheless, and commands exit with 0.
     """
 
     kind: FaultKind
@@ -54,6 +55,7 @@ class Fault:
     advice: str = ""
     subject: str = ""
     consequences: tuple[Fault, ...] = ()
+    is_note: bool = False
 
     @property
     def topic(self) -> str:
@@ -64,6 +66,16 @@ class Fault:
     def way_out(self) -> str:
         """What to do, in one sentence."""
         return self.advice or RUNBOOK[self.kind].way_out
+
+    def as_data(self) -> dict[str, object]:
+        """Return what programs get of it, as JSON."""
+        return {
+            "kind": str(self.kind),
+            "message": self.message,
+            "since": self.since,
+            "way_out": self.way_out,
+            "consequences": [each.as_data() for each in self.consequences],
+        }
 
     @property
     def since_text(self) -> str:

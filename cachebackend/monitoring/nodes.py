@@ -12,19 +12,16 @@ from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.evictions import Evictions, evictions_of
 from cachebackend.monitoring.faults import Fault
-from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.formatting import moment, size
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
 
-__all__ = ["NodeFigures", "node_fault", "node_figures", "seen_by", "states_with_replay"]
+__all__ = ["NodeFigures", "eviction_note", "node_fault", "node_figures", "seen_by", "states_with_replay"]
 
 DOWN = "down"
-#: A rate over a shorter time than this number of seconds says nothing.
-MIN_RATE_SECONDS = 3.0
-#: The most runs of servers that are remembered.
-MAX_RUNS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class NodeFigures:
         info: The reply to ``INFO``, by field name; empty if it was not answered.
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
         index: Its index among the client's nodes.
-        evicted_per_second: Keys evicted per second since this process last looked; None if that is not known.
+        evictions: How many keys it evicts; None if that is not known.
         slots: How many slots it owns in its cluster; None: it is not a cluster's.
         replicas: The names of its replicas that the cluster believes to work.
     """
@@ -56,7 +53,7 @@ class NodeFigures:
     info: dict[str, str]
     role: str = "ring"
     index: int = 0
-    evicted_per_second: float | None = None
+    evictions: Evictions | None = None
     slots: int | None = None
     replicas: tuple[str, ...] = ()
 
@@ -104,10 +101,17 @@ class NodeFigures:
         return self.number("evicted_keys")
 
     @property
-    def usual_evictions(self) -> float | None:
-        """Keys evicted per second since it was started; None if that is not known."""
-        uptime = self.number("uptime_in_seconds")
-        return None if self.evicted is None or not uptime else self.evicted / uptime
+    def evicts_unusually(self) -> bool:
+        """Whether it evicts many more keys than usual."""
+        return self.evictions is not None and self.evictions.are_unusual
+
+    @property
+    def memory_text(self) -> str:
+        """Its memory and the limit of that, as text; empty if they are not known."""
+        used, limit = self.number("used_memory"), self.number("maxmemory")
+        if used is None:
+            return ""
+        return f"{size(used)} of {size(limit)}" if limit else f"{size(used)}, no limit"
 
     @property
     def hit_percent(self) -> float | None:
@@ -166,29 +170,15 @@ def node_fault(alias: str, node: NodeFigures) -> Fault:
     return Fault(kind, f"{message}: {node.error}", node.since)
 
 
-class _Evictions:
-    """What this process last saw of the evictions of each run of a server: when, and how many."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, int]] = {}
-
-    def rate(self, run: str, evicted: int, now: float) -> float | None:
-        """Return the evictions per second since the last look, if that was long enough ago; else None."""
-        before = self._seen.get(run)
-        if before is not None and now - before[0] < MIN_RATE_SECONDS:
-            return None
-        if len(self._seen) > MAX_RUNS:
-            self._seen.clear()
-        self._seen[run] = now, evicted
-        return None if before is None else (evicted - before[1]) / (now - before[0])
-
-
-_evictions = _Evictions()
-
-
-def _eviction_rate(fields: dict[str, str]) -> float | None:
-    run, evicted = fields.get("run_id"), protocol.number_of(fields, "evicted_keys")
-    return None if not run or evicted is None else _evictions.rate(run, evicted, time.monotonic())
+def eviction_note(alias: str, node: NodeFigures) -> Fault:
+    """Return the note about a node that evicts many more keys than usual."""
+    assert node.evictions is not None  # noqa: S101  # the caller has checked it
+    rate, usual = node.evictions
+    message = (
+        f"Node {node.name} of {alias!r} evicts {rate:,.0f} keys a second, usually {usual:,.1f}; its memory "
+        f"is {node.memory_text}."
+    )
+    return Fault(FaultKind.EVICTIONS, message, is_note=True)
 
 
 def seen_by() -> str:
@@ -224,8 +214,8 @@ def _figures(
         elif known.state != UP:
             state, since, reason = known.state, known.since, known.error
     fields = {} if isinstance(info, RingCacheError) else info
-    rate = _eviction_rate(fields)
-    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index, rate)
+    evictions = evictions_of(fields)
+    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index, evictions)
 
 
 def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:

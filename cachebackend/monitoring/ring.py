@@ -8,7 +8,7 @@ from functools import partial
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.faults import Fault
-from cachebackend.monitoring.nodes import NodeFigures, node_fault, node_figures
+from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures
 from cachebackend.monitoring.registry import registry_faults
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
@@ -30,7 +30,7 @@ class AliasFigures:
         hour: The sum of those minutes; None if none is known.
         recent: The sum of the most recent of them; None if none is known.
         recent_seconds: The length of those most recent minutes until now, in seconds.
-        faults: What is wrong.
+        faults: What is wrong, and what is worth knowing.
     """
 
     alias: str
@@ -72,6 +72,7 @@ def alias_figures(alias: str) -> AliasFigures:
     publish_counts(alias)
     nodes = node_figures(ring_cache(alias).client)
     faults = [node_fault(alias, node) for node in nodes if not node.is_up]
+    faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)
     if missing := list(minutes.values()).count(None):
         what = f"The counts of {missing} of {MINUTES} minutes of {alias!r} cannot be read"

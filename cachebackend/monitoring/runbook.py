@@ -22,6 +22,7 @@ class FaultKind(StrEnum):
     NODE_REPLAYING = "node-replaying"
     FIGURES_UNREADABLE = "figures-unreadable"
     COUNTS_UNREADABLE = "counts-unreadable"
+    EVICTIONS = "evictions"
     SHAPES_FULL = "shapes-full"
     SETTINGS_DIFFER = "settings-differ"
     VERSIONS_DIFFER = "versions-differ"
@@ -72,6 +73,7 @@ TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_REPLAYING: "nodes",
     FaultKind.FIGURES_UNREADABLE: "nodes",
     FaultKind.COUNTS_UNREADABLE: "nodes",
+    FaultKind.EVICTIONS: "nodes",
     FaultKind.SHAPES_FULL: "nodes",
     FaultKind.SETTINGS_DIFFER: "processes",
     FaultKind.VERSIONS_DIFFER: "processes",

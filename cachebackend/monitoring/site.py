@@ -31,6 +31,7 @@ class SiteFigures:
         outbox: The pending deletes.
         queues: Write-behind.
         faults: What is wrong: one fault for each cause, with its consequences.
+        notes: What is worth knowing although the site is well.
     """
 
     aliases: Sequence[AliasFigures]
@@ -39,6 +40,7 @@ class SiteFigures:
     outbox: OutboxFigures
     queues: QueueFigures
     faults: list[Fault]
+    notes: Sequence[Fault] = ()
 
 
 def site_figures() -> SiteFigures:
@@ -56,5 +58,6 @@ def site_figures() -> SiteFigures:
         for alias, each in read.items()
         if isinstance(each, str)
     ]
-    causes = by_cause([dated(fault, processes) for fault in faults])
-    return SiteFigures(aliases, processes, worker, outbox, queues, causes)
+    causes = by_cause([dated(fault, processes) for fault in faults if not fault.is_note])
+    notes = [fault for fault in faults if fault.is_note]
+    return SiteFigures(aliases, processes, worker, outbox, queues, causes, notes)

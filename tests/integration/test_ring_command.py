@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -19,9 +20,9 @@ from cachebackend.errors import ConfigurationError, NodeUnavailableError
 from cachebackend.invalidation import relay
 from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import read_row
-from cachebackend.management import ring_status
+from cachebackend.management import ring_doctor, ring_status
 from cachebackend.models import OutboxRow
-from cachebackend.monitoring import outbox
+from cachebackend.monitoring import evictions, outbox
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.telemetry import this_process
@@ -57,7 +58,7 @@ def test_status_shows_each_node(services: Services) -> None:
     ]
     out = StringIO()
     call_command("ring", "status", stdout=out)
-    assert "allkeys-lfu" in out.getvalue()
+    assert "allkeys-" in out.getvalue()
     head = out.getvalue().splitlines()[1:3]
     column = head[0].index("pending")
     assert head[0][column:].startswith("pending keys") or head[1][column:].startswith("keys")
@@ -354,7 +355,7 @@ def test_cleanup_is_refused_during_a_ring_change(changing: RingCache, words: tup
 
 def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
     """The fault names the alias, the node and the setting."""
-    assert command("doctor") == {"faults": [], "well": True}
+    assert command("doctor") == {"faults": [], "details": [], "notes": [], "well": True}
     node = ring_cache.client.nodes[0]
     node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
     try:
@@ -389,6 +390,36 @@ def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Service
     assert [fault for fault in faults if fault.startswith("Node ring-b of 'default' does not answer")]
     assert [fault for fault in faults if "Start a worker, `celery -A " in fault]
     assert sum("ring-b" in fault for fault in faults) == 1
+
+
+def test_doctor_notes_a_node_that_evicts_many_keys(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the rate, the usual rate and the limit of its memory; the exit code says that the site is well."""
+    node = ring_cache.client.nodes[0]
+
+    def fill(_: float = 0) -> None:
+        for number in range(400):
+            node.call((b"SET", b"filler-%d" % number, bytes(20_000)))
+
+    monkeypatch.setattr(ring_doctor.time, "sleep", fill)
+    monkeypatch.setattr(evictions, "MIN_RATE_SECONDS", 0.0)
+    monkeypatch.setattr(evictions, "_looks", {})
+    [limit] = node.call((b"CONFIG", b"GET", b"maxmemory"))[1::2]
+    node.call((b"CONFIG", b"SET", b"maxmemory", b"4mb"))
+    try:
+        fill()
+        node.call((b"CONFIG", b"RESETSTAT"))
+        fill()
+        [note] = command("doctor")["notes"]
+    finally:
+        node.call((b"FLUSHALL",))
+        node.call((b"CONFIG", b"SET", b"maxmemory", limit))
+    assert f"Node {node.name} of 'default' evicts " in note
+    assert "keys a second, usually " in note
+    assert "of 4.0\N{NO-BREAK SPACE}MB. Find what fills it" in note
+    memory = [row["memory"] for row in command("status")["aliases"]["default"]]
+    assert all(re.fullmatch(r"[0-9.]+M [0-9]+%", each) for each in memory)
 
 
 @pytest.mark.ring_of_nodes

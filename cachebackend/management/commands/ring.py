@@ -16,20 +16,19 @@ from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.management import ring_plan
 from cachebackend.management.report import AddAction, Report
+from cachebackend.management.ring_doctor import doctor_report
 from cachebackend.management.ring_processes import processes_report
 from cachebackend.management.ring_simulate import simulate
 from cachebackend.management.ring_status import status_report
 from cachebackend.management.usage_actions import UsageActions, clients_of
 from cachebackend.monitoring import (
-    Fault,
     key_figures,
     process_figures,
     query_figures,
-    site_figures,
 )
 from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.queries import RECENT_HOURS, CachedForm
-from cachebackend.monitoring.setup import configure, differences, ring_faults
+from cachebackend.monitoring.setup import configure, differences
 from cachebackend.options import ClusterAddress, Faults, NodeAddress, change_faults, parse_location
 
 __all__ = ["Command"]
@@ -183,15 +182,7 @@ class Command(UsageActions):
     def _doctor(self, options: dict[str, Any]) -> Report:
         has_queue = bool(write_behind_options().is_on)
         clients = [] if has_queue and not ring_aliases() else clients_of(options["alias"])
-        site = site_figures()
-        faults = [_line(fault) for cause in site.faults for fault in (cause, *cause.consequences)]
-        for alias, client in clients:
-            faults += ring_faults(alias, client, with_errors=False)
-        for fault in faults:
-            self.say(fault)
-        if not faults:
-            self.say("nothing is set up wrong")
-        return Report({"faults": faults, "well": not faults}, not faults)
+        return doctor_report(self, clients)
 
     def _cleanup(self, options: dict[str, Any]) -> Report:
         data = {}
@@ -294,12 +285,6 @@ def _new_ring(urls: Sequence[str]) -> tuple[tuple[NodeAddress, ...], ClusterAddr
     messages = [re.sub(r"^URL\[(\d+)\]", argument, message) for message in faults.messages]
     message = f"ring plan: {'; '.join(messages)}. Write redis://HOST:PORT/0?name=NAME, as in LOCATION"
     raise CommandError(message)
-
-
-def _line(fault: Fault) -> str:
-    """Return what is wrong and what to do, as one line."""
-    since = f" (since {fault.since_text})" if fault.since_text else ""
-    return f"{fault.message.rstrip('.')}{since}. {fault.way_out}"
 
 
 def _key_row(form: CachedForm) -> tuple[object, ...]:

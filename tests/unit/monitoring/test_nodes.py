@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from cachebackend.monitoring import NodeFigures
-from cachebackend.monitoring.nodes import MAX_RUNS, _Evictions, node_fault, states_with_replay
-from cachebackend.node.breaker import UP
+from cachebackend.monitoring.evictions import Evictions
+from cachebackend.monitoring.nodes import eviction_note, node_fault, states_with_replay
 
 STATES = ("up", "up", "ejected", "down")
 REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
@@ -74,20 +74,23 @@ def test_a_node_is_replaying_if_it_answers_and_a_process_replays_deletes_to_it()
     assert states_with_replay(nodes, {"b", "c"}) == ["up", "replaying", "ejected", "down"]
 
 
-def test_evictions_per_second_are_those_since_the_last_look() -> None:
-    """Not known at the first look at a run of the server, nor too soon after the last one."""
-    evictions = _Evictions()
-    rates = [
-        evictions.rate(*look) for look in (("r", 100, 0.0), ("r", 101, 1.0), ("r", 150, 10.0), ("s", 5, 20.0))
-    ]
-    assert rates == [None, None, 5.0, None]
-    for number in range(MAX_RUNS + 2):
-        evictions.rate(str(number), 0, 30.0)
-    assert len(evictions._seen) <= MAX_RUNS + 1
+def test_the_memory_of_a_node_is_shown_with_its_limit() -> None:
+    """A node that is full looks like one that is nearly empty otherwise."""
+    assert (
+        node(used_memory="4096", maxmemory="8192").memory_text
+        == "4.0\N{NO-BREAK SPACE}KB of 8.0\N{NO-BREAK SPACE}KB"
+    )
+    assert node(used_memory="4096", maxmemory="0").memory_text == "4.0\N{NO-BREAK SPACE}KB, no limit"
+    assert node().memory_text == ""
 
 
-def test_the_usual_evictions_are_those_since_the_node_was_started() -> None:
-    """They are not known of a node that does not say for how long it has run."""
-    info = {"evicted_keys": "600", "uptime_in_seconds": "300"}
-    assert NodeFigures("a", 1.0, UP, None, "", None, info).usual_evictions == 2.0
-    assert NodeFigures("a", 1.0, UP, None, "", None, {"evicted_keys": "600"}).usual_evictions is None
+def test_a_node_that_evicts_many_keys_is_noted_with_rate_usual_rate_and_limit() -> None:
+    """It is a note: the site is well, and a full cache evicts."""
+    full = replace(node("up", used_memory="4096", maxmemory="4096"), evictions=Evictions(240.4, 0.5))
+    note = eviction_note("default", full)
+    assert (full.evicts_unusually, note.is_note, note.topic) == (True, True, "nodes")
+    assert note.message.startswith(
+        "Node ring-a of 'default' evicts 240 keys a second, usually 0.5; its memory is 4"
+    )
+    assert not replace(full, evictions=Evictions(240.4, 30.0)).evicts_unusually
+    assert not node().evicts_unusually

@@ -132,7 +132,7 @@ _QUEUE_NODE_METRICS: tuple[tuple[str, str, Callable[[QueueNodeFigures], float | 
     ),
     (
         "file_written",
-        "Whether the last write to its append-only file succeeded.",
+        "Whether the last write to its append-only file succeeded; no sample without such a file.",
         lambda node: _is_written(node.health.aof_status),
     ),
     (
@@ -152,7 +152,7 @@ _TOTALS = {"parked": "writes_parked"}
 
 
 def _is_written(status: str | None) -> bool | None:
-    return None if status is None else status != "err"
+    return None if status in {None, "off"} else status != "err"
 
 
 class RingCollector(Collector):

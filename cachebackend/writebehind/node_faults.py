@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient
+from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.queue.partition import checked
 from cachebackend.writebehind.node_health import NodeHealth
@@ -72,11 +73,15 @@ def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
 
 
 def _settings_faults(client: QueueClient, index: int) -> Iterator[str]:
-    """Yield what is set up wrong on a node, without its name; raises its error if it does not answer."""
-    durability = client.options.durability
+    """Yield how a node differs from what the project's settings demand, without its name.
+
+    Raises:
+        RingCacheError: The node does not answer.
+    """
+    demanded = write_behind_options()  # the options of a client that only reads may be weaker
     settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
-    yield from _faults(settings, durability)
-    if durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
+    yield from _faults(settings, demanded.durability)
+    if demanded.durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
         yield fault
     if wanted := client.replicas_of(index):
         [info] = client.run(protocol.node_infos(client.context, [index]))

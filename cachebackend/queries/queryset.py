@@ -27,6 +27,7 @@ from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan
 from cachebackend.queries.relations import hides_rows, relations_of
 from cachebackend.queries.steps import COPIED, UnbuiltQuerySet
+from cachebackend.queries.tables import has_cacheable_rows
 from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
 
 __all__ = ["CachedQuerySet", "cached_queryset"]
@@ -182,7 +183,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         if not manager.has_keys or (manager.base_manager is None and hides_rows(self.model)):
             return None
         relations = relations_of(self.model, query.select_related, options.alias, self.db)
-        return None if relations is None else WholeRows(manager, relations)
+        if relations is None:
+            return None
+        whole = WholeRows(manager, relations)
+        # A query for primary keys does not read these tables, and so does not find that one is not cached
+        return whole if all(has_cacheable_rows(each, self.db) for each in whole.models) else None
 
     def _rows_by_key(self, whole: WholeRows, evaluation: Evaluation) -> list[M] | None:
         """Return the instances whose primary keys are the result; None: the result is not cached."""

@@ -17,6 +17,7 @@ from cachebackend.queries.not_cached import NotCached
 
 __all__ = [
     "Rules",
+    "has_cacheable_rows",
     "has_triggers",
     "ignored_columns",
     "is_plain_table",
@@ -102,6 +103,22 @@ def watched_catalogue(table: str, using: str, rules: Rules) -> TableCatalogue:
             f"foreign keys of the table {table} let the database change it, which triggers=True sees"
         )
     return catalogue
+
+
+def has_cacheable_rows(model: type[models.Model], using: str) -> bool:
+    """Return whether every change of a row of a model is seen, in its own table and in those of its parents.
+
+    The rows must have a ``CachedManager``, so writes of Django to the tables are seen.
+    """
+    watched = Rules(is_watched=lambda _: True)
+    try:
+        for table in {field.model._meta.db_table for field in model._meta.concrete_fields}:
+            if not is_plain_table(model_of_table(table), table, using):
+                return False
+            watched_catalogue(table, using, watched)
+    except NotCached:
+        return False
+    return True
 
 
 def is_plain_table(model: type[models.Model] | None, table: str, using: str) -> bool:

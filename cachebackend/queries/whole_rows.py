@@ -20,6 +20,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.db import models
 from django.db.models.constants import LOOKUP_SEP
 
 from cachebackend import protocol
@@ -72,6 +73,11 @@ class WholeRows(NamedTuple):
         """Return which rows are read from their own entries, as text to be read."""
         paths = (LOOKUP_SEP.join(each.path) for each in _all(self.relations))
         return f"{' and '.join(['rows', *paths])} are read from their own entries"
+
+    @property
+    def models(self) -> set[type[models.Model]]:
+        """The models whose rows are read from their own entries."""
+        return {self.manager.model, *(each.manager.model for each in _all(self.relations))}
 
     def is_of(self, using: str) -> bool:
         """Return whether all rows are read from a database, as they were when the query was compiled."""

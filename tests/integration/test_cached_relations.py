@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.contrib.contenttypes.models import ContentType
+from django.db import connection
 from django.db.models import Prefetch, Q, prefetch_related_objects
 
 from cachebackend import CachedManager
+from cachebackend.invalidation import catalogue
 from tests.integration.test_cached_queryset_users import cache, cached, names_of, poems, statements
 from tests.shop.models import KeptManager, Note
-from tests.zoo.models import Author, Label, Mark, Poem, Post
+from tests.zoo.models import Author, Kiosk, Label, Mark, Place, Poem, Post
 
 __all__ = ["cache", "poems"]
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -48,6 +51,36 @@ def test_a_row_of_a_relation_knows_its_other_end(author: Author) -> None:
         assert of(author).filter(rank=1).get().author is author
     assert Poem.cached.all().query  # the querysets of the model have no hints of an author
     assert Poem.cached.all()._hints == {}
+
+
+@pytest.mark.parametrize(
+    ("query", "changed", "read"),
+    [
+        (lambda: Poem.cached.filter(name="a1").select_related("author"), Author, lambda row: row.author.rank),
+        (
+            lambda: Poem.cached.filter(name="a1").select_related("author").order_by("pk")[:1],
+            Author,
+            lambda row: row.author.rank,
+        ),
+        (lambda: Kiosk.cached.filter(code="k"), Place, lambda row: row.rank),
+        (Kiosk.cached.all, Place, lambda row: row.rank),
+    ],
+    ids=["related rows", "related rows of a slice", "rows of a child model", "all rows of a child model"],
+)
+@pytest.mark.parametrize("why", ["is_changed_by_cascade", "has_row_security", "is_partition_or_inherits"])
+def test_rows_of_a_table_that_is_not_cached_are_read_from_the_database(
+    query: Any, changed: Any, read: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the query that finds their primary keys does not name the table."""
+    Kiosk.objects.create(name="k", code="k")
+    table = changed._meta.db_table
+    known = replace(catalogue.catalogue_of(table, "default"), **{why: True})
+    monkeypatch.setitem(catalogue._catalogues, catalogue._place(table, "default"), known)
+    assert [read(row) for row in query()] == [read(row) for row in query()]
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {table} SET rank = 7")
+    assert [read(row) for row in query()] == [7]
+    assert "not cached" in query().explain_cache()
 
 
 def test_rows_that_the_base_manager_hides_are_in_results(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from cachebackend.queries import tables
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.tables import (
     Rules,
+    has_cacheable_rows,
     has_triggers,
     ignored_columns,
     is_plain_table,
@@ -98,6 +99,25 @@ def test_a_table_that_changes_unseen_is_refused(catalogues: Catalogues, fact: st
     catalogues("zoo_author", **{fact: True})
     with pytest.raises(NotCached, match=reason):
         watched_catalogue("zoo_author", "lite", WATCHED)
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("is_partition_or_inherits", True),
+        ("has_row_security", True),
+        ("is_changed_by_cascade", True),
+        ("is_table", False),
+    ],
+)
+def test_rows_are_cacheable_if_all_of_their_tables_are(
+    catalogues: Catalogues, fact: str, value: bool
+) -> None:
+    """The rows of a child model have the columns of its parents."""
+    assert has_cacheable_rows(Bar, "lite")
+    assert has_cacheable_rows(EarlyPlace, "lite")
+    catalogues(Place._meta.db_table, **{fact: value})
+    assert [has_cacheable_rows(each, "lite") for each in (Bar, EarlyPlace, Author)] == [False, False, True]
 
 
 def test_triggers_see_cascades_and_a_namespace_names_the_role(

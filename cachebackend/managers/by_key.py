@@ -14,7 +14,7 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache, ring_cache
 from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, scope_of, scopes_of_write
 from cachebackend.drivers import FailedNodes
-from cachebackend.managers.keys import LookupNames, RowKeys
+from cachebackend.managers.keys import LookupNames, NoKeys, RowKeys
 from cachebackend.managers.queries import RowQueries
 from cachebackend.managers.reads import UNKNOWN, Place, RowReads
 from cachebackend.managers.rows import Row, RowShape
@@ -244,7 +244,13 @@ class RowsByKey(Generic[M]):
         managers = (each for each in vars(self.model).values() if isinstance(each, RowsByKey))
         first = next(managers, self)
         # A row that exists for one manager may not exist for another
-        return RowKeys(self.model, self.lookups, self.name if first.base_manager != self.base_manager else "")
+        name = self.name if first.base_manager != self.base_manager else ""
+        return (RowKeys if self.reads_every_row else NoKeys)(self.model, self.lookups, name)
+
+    @property
+    def reads_every_row(self) -> bool:
+        """Whether a row can be read by its key alone: the queryset leaves out none, and adds nothing."""
+        return True
 
     @cached_property
     def _shape(self) -> RowShape[M]:

@@ -15,7 +15,7 @@ from cachebackend.inherited import inherited_attributes
 from cachebackend.invalidation import watch, watch_queries, watch_tags
 from cachebackend.invalidation.watched import is_historical
 from cachebackend.managers.by_key import RowsByKey
-from cachebackend.managers.keys import LookupNames, NoKeys, RowKeys
+from cachebackend.managers.keys import LookupNames
 from cachebackend.properties import cached_property
 from cachebackend.queries.options import DEFAULT, QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet
@@ -29,7 +29,8 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
     """Reads its model through the ring: ``Article.cached.get(slug="x")``, ``Article.cached.filter(…)``.
 
     It has every method of Django's managers (``CachedQuerySet``), but is not one of the model's managers: it
-    is never the default one.
+    is never the default one. If a subclass has a ``get_queryset`` of its own, all methods read by it, and
+    ``get`` costs a cached query.
 
     Args:
         lookups: What rows are looked up by, beside the primary key: a unique field, or a tuple with the
@@ -144,9 +145,13 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
         """
         return self
 
-    @cached_property
-    def _keys(self) -> RowKeys:
-        return super()._keys if self._of_model() is self else NoKeys(self.model, ())
+    @property
+    def reads_every_row(self) -> bool:
+        """Whether a row can be read by its key alone.
+
+        A manager of a relation leaves out rows, and so may a subclass that has another ``get_queryset``.
+        """
+        return self._of_model() is self and type(self).get_queryset is CachedManager.get_queryset
 
     @cached_property
     def _all_rows(self) -> CachedQuerySet[M]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import F
+from django.db.models import F, Value
 from django.test.utils import isolate_apps
 
 from cachebackend import CachedManager, RingCache, writebehind
 from cachebackend.errors import WriteBehindRefusedError
 from cachebackend.invalidation import watched
+from cachebackend.queries.queryset import CachedQuerySet
 from tests.shop.models import (
+    Author,
     Book,
     Bookcase,
     Meter,
@@ -258,6 +261,48 @@ def test_a_chosen_manager_must_exist() -> None:
     manager.model = Note
     with pytest.raises(ImproperlyConfigured, match="a manager of Note, which has objects, everything"):
         manager.get(pk=1)
+
+
+class LiveManager(CachedManager[Author]):
+    """A manager that leaves out rows by its queryset, as managers of Django may."""
+
+    def get_queryset(self) -> CachedQuerySet[Author]:
+        return super().get_queryset().exclude(name="Hidden").annotate(one=Value(1))
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Such a manager, of a proxy."""
+    found = {model: [*managers] for model, managers in watched._dependents.items()}
+    monkeypatch.setattr(watched, "_dependents", found)
+    with isolate_apps("tests.shop"):
+
+        class Live(Author):
+            cached = LiveManager(lookups=["name"])
+
+            class Meta:
+                app_label = "shop"
+                proxy = True
+
+        yield Live.cached
+
+
+@pytest.mark.parametrize("call", [lambda x: x, async_to_sync], ids=["sync", "async"])
+def test_the_queryset_of_a_subclass_says_which_rows_exist(live: Any, call: Any) -> None:
+    """By key too, and instances have what it adds."""
+    prefix = "" if call is not async_to_sync else "a"
+    get, in_bulk = call(getattr(live, f"{prefix}get")), call(getattr(live, f"{prefix}in_bulk"))
+    shown, hidden = Author.objects.create(name="Shown"), Author.objects.create(name="Hidden")
+    for _ in range(2):
+        assert get(pk=shown.pk).one == get(name="Shown").one == 1
+        assert in_bulk([shown.pk, hidden.pk]) == {shown.pk: live.get(pk=shown.pk)}
+        for lookup in ({"pk": hidden.pk}, {"name": "Hidden"}):
+            with pytest.raises(Author.DoesNotExist):
+                get(**lookup)
+    Author.objects.filter(pk=hidden.pk).update(name="New")
+    Author.objects.filter(pk=shown.pk).update(name="Hidden")
+    assert get(name="New").pk == hidden.pk
+    assert list(in_bulk([shown.pk, hidden.pk])) == [hidden.pk]
 
 
 def test_rows_are_read_through_the_chosen_manager() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from copy import copy
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -32,6 +32,7 @@ from django.utils.translation import get_language
 from cachebackend.backend.lazy_objects import loaded
 from cachebackend.backend.scope import scope_of
 from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.params import text_of_moment
 from cachebackend.queries.plans import Plan
 from cachebackend.queries.whole_rows import NOTHING, Before, WholeRows
 
@@ -167,15 +168,17 @@ def _compared(value: Any) -> Hashable:
             raise _Unknown
         return kind, tuple(map(_compared, value))
     if kind is dict:
-        return kind, tuple((name, _compared(each)) for name, each in value.items())
+        return kind, tuple((_compared(name), _compared(each)) for name, each in value.items())
     if kind is slice:
         return kind, _compared((value.start, value.stop, value.step))
     if kind is Q:
         return kind, value.connector, value.negated, _compared(value.children)
     if kind is F:
         return kind, value.name
-    if isinstance(value, date) and kind.__module__ == "datetime":
-        return kind, repr(value)
+    if kind is date:
+        return kind, value
+    if kind is datetime:
+        return kind, text_of_moment(value)
     if kind.__module__ == "decimal":
         return kind, str(value)
     raise _Unknown

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from cachebackend.queries.not_cached import NotCached
 
-__all__ = ["text_of_params"]
+__all__ = ["text_of_moment", "text_of_params"]
 
 #: The types whose ``repr`` says their type and all of their value.
-_PLAIN = frozenset({bool, bytes, date, datetime, Decimal, float, int, str, time, timedelta, type(None), UUID})
+_PLAIN = frozenset({bool, bytes, date, Decimal, float, int, str, timedelta, type(None), UUID})
 #: What psycopg wraps JSON in, by name: psycopg is not a dependency.
 _JSON = frozenset({"psycopg.types.json.Json", "psycopg.types.json.Jsonb"})
 
@@ -28,8 +28,18 @@ def text_of_params(params: Iterable[Any]) -> str:
     return ",".join(map(_text, params))
 
 
+def text_of_moment(moment: datetime | time) -> str:
+    """Return a text that says the type and the value of a moment, with its offset from UTC.
+
+    The ``repr`` of a time zone of another package need not say the offset.
+    """
+    return f"{moment.replace(tzinfo=None)!r}{moment.utcoffset()!r}"
+
+
 def _text(param: Any) -> str:
     kind = type(param)
+    if kind in {datetime, time}:
+        return text_of_moment(param)
     if kind in _PLAIN:
         return repr(param)
     if kind in {list, tuple}:

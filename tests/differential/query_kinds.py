@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias
@@ -56,6 +56,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
+from tests.zones import Zone
 from tests.zoo.models import (
     Author,
     Bar,
@@ -120,6 +121,10 @@ class Constants:
 
     def texts(self) -> list[str]:
         return [self.text() for _ in range(2)]
+
+    def zone(self) -> tzinfo:
+        """Return one of two zones that have the same name."""
+        return self._source.choice((Zone(0), Zone(1)))
 
     def moment(self) -> datetime:
         return self._source.choice(self.MOMENTS)
@@ -292,6 +297,7 @@ _TYPES: dict[str, Kind] = {
         ~ExpressionWrapper(F("is_sold"), BooleanField())
     ).values_list("pk"),
     "moment": lambda c: Novel.objects.filter(since=c.moment()).values("name"),
+    "moment of one of two zones": lambda c: Novel.objects.filter(since=c.moment().replace(tzinfo=c.zone())),
     "moment elsewhere": lambda c: Novel.objects.filter(
         since=c.moment().astimezone(timezone(timedelta(hours=5)))
     ).values("name"),

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from django.utils.functional import SimpleLazyObject
 from cachebackend import RingCache, drivers, invalidate
 from cachebackend.effects import Ask, Send
 from cachebackend.queries import construction, whole_rows
+from tests.zones import Zone
 from tests.zoo.models import Author, Kiosk, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -160,6 +163,26 @@ def test_arguments_of_other_types_are_other_constructions(one: Any, other: Any) 
     """Python holds them equal, and the database may not."""
     step, _ = construction.followed(1, Poem, "filter", (), {"rank": one}) or (None, None)
     assert step != (construction.followed(1, Poem, "filter", (), {"rank": other}) or ("none", None))[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (datetime(2024, 1, 1, tzinfo=Zone(1)), datetime(2024, 1, 1, tzinfo=Zone(2))),
+        (datetime(2024, 1, 1), datetime(2024, 1, 1, fold=1)),
+        ({True: "a"}, {1: "a"}),
+        ([{"a": {1: 2}}], [{"a": {True: 2}}]),
+    ],
+    ids=repr,
+)
+def test_values_that_look_the_same_are_other_constructions(one: Any, other: Any) -> None:
+    """Two time zones may have one name, and JSON has the names of a dict as text."""
+    steps = [
+        construction.followed(1, Poem, "filter", (), {"rank": value}) for value in (one, other, deepcopy(one))
+    ]
+    assert None not in steps
+    assert steps[0] != steps[1]
+    assert steps[0] == steps[2]
 
 
 def test_what_the_sql_takes_from_its_surroundings_is_asked_for() -> None:

@@ -18,13 +18,16 @@ from psycopg.types.range import Range
 
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.params import text_of_params
+from tests.zones import Zone
 
 DIFFERENT: list[Any] = [
     1, 1.0, True, "1", b"1", Decimal(1), Decimal("1.0"), None, "None", Int4(1), Int8(1), Float8(1), [1], (1,),
     [[1]], [1, 1], "1,1",
     Jsonb({"a": 1}), Jsonb({"a": True}), Jsonb([1]), Range(1, 2), Range(1, 2, "[]"), {"a": 1},
     datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1),
-    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2024, 1, 1, fold=1),
+    *(datetime.datetime(2024, 1, 1, tzinfo=Zone(hours)) for hours in (1, 2)),
+    *(datetime.time(1, tzinfo=Zone(hours)) for hours in (1, 2)), {True: "a"}, {1: "a"}, {1.0: "a"},
     datetime.time(1), datetime.timedelta(1), UUID(int=1), "x" * 10_000, "x" * 10_001,
 ]  # fmt: skip
 

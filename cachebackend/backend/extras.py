@@ -175,7 +175,10 @@ class ExtraMethods(LeasingCache):
     # redis-py
 
     def get_client(self, key: Any, version: int | None = None) -> RedisClient:
-        """Return a redis-py client of the node that owns a key, or of its cluster. The caller closes it."""
+        """Return a redis-py client of the node that owns a key; the caller closes it.
+
+        In a cluster, a command for another key is sent to the owner of that one; pipelines are not divided.
+        """
         return self._redis(self.key_bytes(key, version))
 
     def lock(self, key: Any, version: int | None = None, **options: Any) -> RedisLock:

@@ -201,13 +201,13 @@ class RingClient(SingleKeyClient):
             )
 
     def redis(self, key: bytes) -> RedisClient:
-        """Return a redis-py client of the node that owns a key; in a cluster, one that follows redirections.
+        """Return a redis-py client of the node that owns a key; in a cluster, it follows redirections.
 
         Raises:
             OSError: No server of the cluster answers, or no sentinel knows the primary.
         """
         if self.cluster is not None:
-            return self.cluster.redis()
+            return self.cluster.redis(key)
         return self.nodes[self.ring.owner(key)].redis()
 
     def has_near_copy(self, key: bytes) -> bool | None:

@@ -25,6 +25,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.errors import RedirectedError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
+from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
 from cachebackend.ring import ClusterRing, cluster_slot
@@ -224,17 +225,29 @@ class Cluster:
         for index in indexes:
             self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
 
-    def redis(self) -> RedisClient:
-        """Return a redis-py client that follows redirections; it connects at once.
+    def redis(self, key: bytes) -> RedisClient:
+        """Return a redis-py client of the server that has a key; it follows redirections.
 
         Raises:
             OSError: No server answers.
         """
-        from cachebackend.node.clients import cluster_client_of  # it imports redis-py
+        from cachebackend.node.slot_client import SlotClient  # it imports redis-py
 
-        login = next(iter(self.shards.values())).handshake.login
-        url = self._address.node_url("cluster", 1)
-        return cluster_client_of(self._address.hosts, url, login, self._timeouts, self._address_map)
+        return SlotClient(self, cluster_slot(key), self._client_at)
+
+    def _client_at(self, host: str, port: int) -> RedisClient:
+        return Handshake(self._address.node_url(host, port), *self._timeouts, self._password).client()
+
+    def primary_of(self, slot: int) -> tuple[str, int]:
+        """Return host and port of the server that has a slot; read the topology if it was not read yet.
+
+        Raises:
+            OSError: No server answers.
+        """
+        self.load()
+        server = self.shards[self.ring.owner_of_slot(slot)].server
+        assert server is not None  # noqa: S101  # each shard of a topology has a primary
+        return server.host, server.port
 
     def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, with those that were redirected sent where they belong."""
@@ -248,7 +261,7 @@ class Cluster:
 
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
-        address = self._address_of(asked, redirection)
+        address = self._asked_to(asked, redirection)
         index = self._members.index_at(address)
         # One that was a primary and is a replica may have been promoted: the table is read first
         is_former = self._members.is_replica(address) and index not in self.ring.nodes
@@ -260,7 +273,7 @@ class Cluster:
         A replica that was promoted is asked after the topology has it as a primary: until then it has not got
         the deletes that the old primary has missed.
         """
-        address = self._address_of(asked, redirection)
+        address = self._asked_to(asked, redirection)
         if self._members.is_replica(address):
             return None
         with self._table_lock:
@@ -271,9 +284,12 @@ class Cluster:
                 self.ring.names = tuple(node.name for node in self.nodes)
         return index
 
-    def _address_of(self, asked: ShardNode, redirection: RedirectedError) -> tuple[str, int]:
-        host = redirection.host or (asked.server.host if asked.server is not None else "")
-        return self._address_map(host, redirection.port)
+    def _asked_to(self, asked: ShardNode, redirection: RedirectedError) -> tuple[str, int]:
+        return self.reached_at("" if asked.server is None else asked.server.host, redirection)
+
+    def reached_at(self, host: str, redirection: RedirectedError) -> tuple[str, int]:
+        """Return where this process reaches the server that a redirection by a host names."""
+        return self._address_map(redirection.host or host, redirection.port)
 
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""

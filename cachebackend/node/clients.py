@@ -7,11 +7,10 @@ package.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import redis
-import redis.cluster
 import redis.connection
 import redis.exceptions
 import redis.lock
@@ -22,7 +21,7 @@ from cachebackend.node.endpoint import Endpoint
 from cachebackend.node.login import Login
 from cachebackend.node.translate import HandshakeError
 
-__all__ = ["RedisClient", "RedisLock", "client_of", "cluster_client_of", "with_own_errors"]
+__all__ = ["RedisClient", "RedisLock", "client_of", "with_own_errors"]
 
 RedisClient: TypeAlias = redis.Redis
 RedisLock: TypeAlias = redis.lock.Lock
@@ -70,46 +69,6 @@ def client_of(
         **arguments,
     )
     return redis.Redis(connection_pool=pool)
-
-
-def cluster_client_of(
-    seeds: Sequence[tuple[str, int]],
-    url: str,
-    login: Login | None,
-    timeouts: tuple[float, float],
-    address_map: Callable[[str, int], tuple[str, int]],
-) -> RedisClient:
-    """Return a client of a cluster; it connects at once, to read the table of slots.
-
-    Args:
-        seeds: Host and port of servers of the cluster.
-        url: The URL of any server, for TLS; its host means nothing.
-        login: The user and password; None: the cluster asks for none.
-        timeouts: The most seconds that connecting may take, and those for a reply.
-        address_map: Translates the addresses that the cluster reports.
-
-    Raises:
-        OSError: No server answers.
-    """
-    arguments: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-    kept = {name: value for name, value in arguments.items() if name.startswith("ssl")}
-    if arguments.get("connection_class") is redis.connection.SSLConnection:
-        kept["ssl"] = True
-    if login is not None:
-        kept["credential_provider"] = login
-    try:
-        cluster = redis.cluster.RedisCluster(
-            startup_nodes=[redis.cluster.ClusterNode(*seed) for seed in seeds],  # type: ignore[no-untyped-call]
-            address_remap=lambda address: address_map(*address),
-            connection_pool_class=_Pool,
-            socket_connect_timeout=timeouts[0],
-            socket_timeout=timeouts[1],
-            protocol=2,
-            **kept,
-        )
-    except redis.exceptions.RedisClusterException as error:
-        raise ConnectionError(str(error)) from error
-    return cluster  # type: ignore[return-value]  # it has the same methods
 
 
 @contextlib.contextmanager

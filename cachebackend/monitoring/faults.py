@@ -13,6 +13,7 @@ __all__ = [
     "MAX_CLOCK_SKEW_SECONDS",
     "MAX_OUTBOX_LAG_SECONDS",
     "REPLAY_AGE_SECONDS",
+    "RETRIED_SECONDS",
     "Fault",
     "by_cause",
     "max_tick_age",
@@ -33,6 +34,9 @@ MAX_RUN_INTERVALS = 5
 MAX_WAITING_INTERVALS = 10
 #: The same in seconds, where flush intervals are short.
 MIN_WAITING_SECONDS = 10.0
+#: Seconds for which writes may be tried again before that is a fault: rows that refer to each other are in a
+#: wrong order for a moment.
+RETRIED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from cachebackend.histogram import Histogram
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
-from cachebackend.monitoring.faults import Fault, max_waiting_age
+from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, max_waiting_age
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults, queue_node_figures
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
@@ -43,11 +43,6 @@ _KINDS = {
     Kind.SLOW: FaultKind.WRITES_WAIT,
     Kind.WAITING: FaultKind.DRAINS_FAIL,
 }
-
-
-#: Seconds for which writes may be tried again before that is a fault: rows that refer to each other are in a
-#: wrong order for a moment.
-RETRIED_SECONDS = 5.0
 
 
 class Parked(NamedTuple):
@@ -290,15 +285,20 @@ def kind_of(reason: Reason) -> FaultKind:
 
 
 def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Iterator[Fault]:
-    """Yield a fault for each kind of reason, with the first partition that has it."""
-    by_kind: dict[Kind, list[Reason]] = {}
+    """Yield a fault for each kind of reason, with the first partition that has it.
+
+    Each session that blocks partitions is a fault of its own.
+    """
+    by_kind: dict[tuple[Kind, str], list[Reason]] = {}
     for reason in figures.reasons:
-        by_kind.setdefault(reason.kind, []).append(reason)
-    for kind, reasons in by_kind.items():
+        session = reason.text if reason.kind is Kind.BLOCKED else ""
+        by_kind.setdefault((reason.kind, session), []).append(reason)
+    for (kind, session), reasons in by_kind.items():
         if kind in _KINDS:
             others = f" (and {len(reasons) - 1} partitions more)" if len(reasons) > 1 else ""
             since = min((each.since for each in reasons if each.since is not None), default=None)
-            text = f"Queued writes are not drained: {reasons[0].partition}: {reasons[0].text}{others}."
+            subject = "" if session else f"Queued writes are not drained: {reasons[0].partition}: "
+            text = f"{subject}{reasons[0].text}{'' if session else others}."
             advice = f"{reasons[0].way_out[0].upper()}{reasons[0].way_out[1:]}."
             yield Fault(_KINDS[kind], text, since, advice, str(reasons[0].partition))
     oldest = figures.oldest_seconds

@@ -17,8 +17,7 @@ from cachebackend.client import QueueClient
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.invalidation.outbox import READ_TIMEOUT
-from cachebackend.invalidation.outbox_databases import ask_databases
+from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.monitoring.processes import ProcessFigures, process_figures
@@ -28,7 +27,6 @@ from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.writebehind import PartitionStatus
-from cachebackend.writebehind.locks import LockHolder
 from cachebackend.writebehind.queue import configured_partitions, model_named, monitoring_queue
 from cachebackend.writebehind.versions import version_fault
 
@@ -69,7 +67,7 @@ class Reason:
         kind: ``missing``: a server does not answer, or the model is gone; ``stopped``: queue and
             checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
             its node takes no writes; ``refusing``: its node refuses writes, because it cannot write its
-            file; ``blocked``: a session holds the partition's lock;
+            file; ``blocked``: a session in the database holds the partition's lock, or rows;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
             ``tick`` runs; ``waiting``: the workers wait before they try its database again;
             ``failing``: its drains fail, with this error; ``no worker``: a drain was
@@ -99,7 +97,7 @@ class Facts:
         stopped: How the queue of a stopped partition contradicts its checkpoint.
         closed: The partitions whose node takes no writes, because the number of partitions is changed.
         refusing: Why a node refuses writes, by its name.
-        locks: The session that holds a partition's lock.
+        locks: The session that holds a partition's lock, or rows that its writes need.
         versions: Why a partition's next batch waits for newer code.
         removed: The partitions with queued writes whose models are gone.
         requested: The partitions for which a drain was requested that has not begun.
@@ -112,7 +110,7 @@ class Facts:
     stopped: Mapping[Partition, str] = field(default_factory=dict)
     closed: Sequence[Partition] = ()
     refusing: Mapping[str, str] = field(default_factory=dict)
-    locks: Mapping[Partition, LockHolder] = field(default_factory=dict)
+    locks: Mapping[Partition, BlockingSession] = field(default_factory=dict)
     versions: Mapping[Partition, str] = field(default_factory=dict)
     removed: Sequence[Partition] = ()
     requested: AbstractSet[Partition] = frozenset()
@@ -150,7 +148,9 @@ def find_reasons(
         ),
         closed=_read(partial(_closed, client), []),
         refusing=_read(_refusing, {}) if late else {},
-        locks=_read(_locks, {}) if late else {},
+        locks=_read(partial(blocking_sessions, late), {})
+        if late or any(each.parked for each in statuses)
+        else {},
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
@@ -198,14 +198,15 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
         return Reason(
             partition, Kind.MISSING, status.error or "a server does not answer", "restart the server"
         )
+    lock = facts.locks.get(partition)
     if status.oldest_seconds <= max_waiting_age(options):
-        return None
+        return _blocked(partition, lock, facts) if lock and lock.writes else None
     since = now - status.oldest_seconds
     if text := facts.refusing.get(status.node):
         way_out = "repair that; the drains continue by themselves"
         return Reason(partition, Kind.REFUSING, f"its node {text}", way_out, since)
-    if lock := facts.locks.get(partition):
-        return _blocked(lock, facts)
+    if lock:
+        return _blocked(partition, lock, facts)
     if fault := facts.versions.get(partition):
         return Reason(partition, Kind.NEWER_CODE, fault, "deploy the workers", since)
     if facts.last_tick is not None and now - facts.last_tick > max_tick_age(options):
@@ -221,11 +222,11 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
     return _slow(partition, facts, since)
 
 
-def _blocked(lock: LockHolder, facts: Facts) -> Reason:
-    """Return the reason of a partition whose lock a session holds, with the process whose drain it is."""
-    drain = facts.processes.draining(str(lock.partition))
+def _blocked(partition: Partition, lock: BlockingSession, facts: Facts) -> Reason:
+    """Return the reason of a partition that a session blocks, with the process whose drain it is."""
+    drain = facts.processes.draining(str(partition)) if lock.holds_partition else None
     whose = "" if drain is None else f" (the drain of {drain[0].label}, since {moment(drain[1])})"
-    return Reason(lock.partition, Kind.BLOCKED, f"{lock}{whose}", "or wait for it", lock.since.timestamp())
+    return Reason(partition, Kind.BLOCKED, f"{lock}{whose}", lock.session.way_out, lock.since)
 
 
 def _unscheduled(partition: Partition, facts: Facts) -> Reason:
@@ -286,12 +287,6 @@ def _databases(partitions: Iterable[Partition]) -> dict[Partition, str]:
     """Return the database of each partition whose model exists."""
     models = {each: model_named(each.label) for each in partitions}
     return {each: router.db_for_write(model) for each, model in models.items() if model is not None}
-
-
-def _locks() -> dict[Partition, LockHolder]:
-    asked = ask_databases(writebehind.lock_holders, READ_TIMEOUT, writebehind.databases())
-    holders = [holder for found in asked.found.values() for holder in found]
-    return {each.partition: each for each in reversed(holders)}  # the longest lock of each partition
 
 
 def _versions(partitions: Sequence[Partition]) -> dict[Partition, str]:

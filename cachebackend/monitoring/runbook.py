@@ -39,11 +39,11 @@ class FaultKind(StrEnum):
     QUEUE_SETTINGS = "queue-settings"
     WRITES_DROPPED = "writes-dropped"
     WRITES_REFUSED = "writes-refused"
-    WRITES_WAIT = "writes-wait"
     PARTITION_STOPPED = "partition-stopped"
     PARTITION_CLOSED = "partition-closed"
     PARTITION_BLOCKED = "partition-blocked"
     NEWER_CODE = "newer-code"
+    WRITES_WAIT = "writes-wait"
     DRAINS_FAIL = "drains-fail"
     WRITES_PARKED = "writes-parked"
     WRITES_RETRIED = "writes-retried"
@@ -106,7 +106,7 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.DATABASE_DOWN: _LATE_WRITES
     | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED},
-    FaultKind.PARTITION_BLOCKED: frozenset({FaultKind.DRAINS_FAIL, FaultKind.WRITES_RETRIED}),
+    FaultKind.PARTITION_BLOCKED: _LATE_WRITES | {FaultKind.WRITES_RETRIED},
     FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_FULL: _LOST_WRITES,

@@ -3,7 +3,7 @@
 ``encoding``, ``expressions`` and ``changes`` turn a call of ``manager`` into bytes, ``folds`` queues
 them, and ``reads`` merges rows with queued writes. ``seals`` finds what to drain, and ``drains``
 writes batches to the database with ``apply`` and ``checkpoints``; ``parked`` sets refused rows
-aside; ``moves``, ``locks``, ``status`` and ``repair`` serve people.
+aside; ``moves``, ``locks``, ``row_locks``, ``status`` and ``repair`` serve people.
 May import Django, the client and ``invalidation``. Never imports Celery (the tasks are in
 ``cachebackend.tasks``), and never writes to a cached value.
 """
@@ -13,7 +13,7 @@ from cachebackend.writebehind.drain_requests import begin_drain, request_drains
 from cachebackend.writebehind.drains import Drained, drain, due_databases, is_database_away
 from cachebackend.writebehind.erasure import erase_queue
 from cachebackend.writebehind.keys import uuid7
-from cachebackend.writebehind.locks import Blocker, LockHolder, lock_holders
+from cachebackend.writebehind.locks import LockHolder, lock_holders
 from cachebackend.writebehind.manager import WriteBehindManager
 from cachebackend.writebehind.moves import NodeMoves, node_moves
 from cachebackend.writebehind.node_faults import node_faults
@@ -28,7 +28,9 @@ from cachebackend.writebehind.removed import (
 )
 from cachebackend.writebehind.repair import Fault, find_faults, repair
 from cachebackend.writebehind.retries import Retried, retry, retry_all_waiting, retry_waiting
+from cachebackend.writebehind.row_locks import RowLock, row_locks
 from cachebackend.writebehind.seals import dirty_partitions, find_dirty, seal_dirty
+from cachebackend.writebehind.sessions import Blocker
 from cachebackend.writebehind.status import (
     PartitionStatus,
     all_databases,
@@ -47,6 +49,7 @@ __all__ = [
     "PartitionStatus",
     "RemovedModel",
     "Retried",
+    "RowLock",
     "WriteBehindManager",
     "all_databases",
     "begin_drain",
@@ -73,6 +76,7 @@ __all__ = [
     "retry",
     "retry_all_waiting",
     "retry_waiting",
+    "row_locks",
     "seal_dirty",
     "uuid7",
     "would_replace_newer",

@@ -7,51 +7,16 @@ may itself wait for the lock of a row, which another session holds.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from django.db import connections
 
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.protocol import Partition
+from cachebackend.writebehind.sessions import Blocker, blockers_of, is_stuck
 
-__all__ = ["Blocker", "LockHolder", "lock_holders", "masked"]
-
-#: The most characters of a query that are shown.
-MAX_QUERY = 120
-#: Literals in SQL: texts, also with escapes or between dollars, and numbers. They may be secrets.
-_LITERAL = re.compile(
-    r"""[eE]'(?:[^'\\]|\\.|'')*(?:'|$) | '(?:[^']|'')*(?:'|$) | \$(\w*)\$.*?(?:\$\1\$|$) | \b\d[\w.]*""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Blocker:
-    """A session that another one waits for.
-
-    Attributes:
-        pid: The process ID of the session, for ``pg_terminate_backend``.
-        application: The name that the client gave itself; empty if none.
-        client: The client's address; None for a local socket.
-        state: What the session does, such as ``active`` or ``idle in transaction``.
-        since: When its transaction began, by the database's clock; None: it is not in one.
-        query: Its present or last statement, shortened and without literals; empty if it may not be seen.
-    """
-
-    pid: int
-    application: str
-    client: str | None
-    state: str
-    since: datetime | None
-    query: str
-
-    def __str__(self) -> str:
-        since = f" since {self.since:%H:%M:%S}" if self.since else ""
-        query = f": {self.query}" if self.query else ""
-        return f"PID {self.pid} ({_name(self.application, self.client)}, {self.state}{since}{query})"
+__all__ = ["LockHolder", "lock_holders"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +31,8 @@ class LockHolder:
         state: What the session does, such as ``active`` or ``idle in transaction``.
         since: When its transaction began, by the database's clock.
         seconds: For how long it has held it.
-        blockers: The sessions that it waits for.
+        state_seconds: For how long it has been in this state.
+        blockers: The sessions that it waits for in the end: those that wait for nothing themselves.
     """
 
     partition: Partition
@@ -76,18 +42,28 @@ class LockHolder:
     state: str
     since: datetime
     seconds: float
+    state_seconds: float = 0.0
     blockers: tuple[Blocker, ...] = ()
 
-    def __str__(self) -> str:
-        name = _name(self.application, self.client)
-        held = f"{self.partition} is locked by {name} ({self.state}) for {self.seconds:.0f} s"
+    @property
+    def culprit(self) -> Blocker | None:
+        """The session to end, so that the partition is drained; None: it is a drain that makes progress."""
         if self.blockers:
-            pids = ", ".join(f"SELECT pg_terminate_backend({each.pid})" for each in self.blockers)
-            return f"{held}, which waits for {' and '.join(map(str, self.blockers))}; to end that: {pids}"
-        return (
-            f"{held}; if it is not a drain that makes progress, end it: "
-            f"SELECT pg_terminate_backend({self.pid})"
-        )
+            return self.blockers[0]
+        return self.session if is_stuck(self.state, self.state_seconds) else None
+
+    @property
+    def session(self) -> Blocker:
+        """The session itself."""
+        return Blocker(self.pid, self.application, self.client, self.state, self.since, "")
+
+    def __str__(self) -> str:
+        held = f"{self.session} holds the lock of {self.partition}"
+        if self.culprit is None:
+            return f"{held}: a drain that makes progress"
+        if self.blockers:
+            held = f"{held}, and waits for {' and '.join(map(str, self.blockers))}"
+        return f"{held}; {self.culprit.way_out}"
 
 
 def lock_holders(using: str) -> list[LockHolder]:
@@ -105,14 +81,15 @@ def lock_holders(using: str) -> list[LockHolder]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT c.label, c.partition, a.pid, a.application_name, host(a.client_addr), a.state, "
-            "a.xact_start, extract(epoch FROM clock_timestamp() - a.xact_start), pg_blocking_pids(a.pid) "
+            "a.xact_start, extract(epoch FROM clock_timestamp() - a.xact_start)::float, "
+            "extract(epoch FROM clock_timestamp() - a.state_change)::float "
             f"FROM {table} c "
             "JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = c.xmax "
             "JOIN pg_stat_activity a ON a.pid = l.pid "
             "WHERE a.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL ORDER BY a.xact_start, c.id"
         )
         rows = cursor.fetchall()
-        blockers = _sessions(cursor, sorted({pid for *_, pids in rows for pid in pids}))
+        blockers = blockers_of(using, cursor, [pid for _, _, pid, *_ in rows])
     return [
         LockHolder(
             Partition(label, number),
@@ -121,33 +98,9 @@ def lock_holders(using: str) -> list[LockHolder]:
             client,
             state,
             since,
-            float(seconds),
-            tuple(blockers[each] for each in pids if each in blockers),
+            seconds,
+            state_seconds,
+            tuple(blockers.get(pid, ())),
         )
-        for label, number, pid, application, client, state, since, seconds, pids in rows
+        for label, number, pid, application, client, state, since, seconds, state_seconds in rows
     ]
-
-
-def masked(query: str) -> str:
-    """Return a query in one line, shortened, with "?" for each literal."""
-    text = " ".join(_LITERAL.sub("?", query).split())
-    return text if len(text) <= MAX_QUERY else f"{text[: MAX_QUERY - 1]}…"
-
-
-def _sessions(cursor: Any, pids: list[int]) -> dict[int, Blocker]:
-    """Return sessions by their process IDs; those that have ended are left out."""
-    if not pids:
-        return {}
-    cursor.execute(
-        "SELECT pid, coalesce(application_name, ''), host(client_addr), coalesce(state, 'not visible'), "
-        "xact_start, coalesce(left(query, 2000), '') FROM pg_stat_activity WHERE pid = ANY(%s)",
-        [pids],
-    )
-    return {
-        pid: Blocker(pid, application, client, state, since, masked(query))
-        for pid, application, client, state, since, query in cursor.fetchall()
-    }
-
-
-def _name(application: str, client: str | None) -> str:
-    return f"{application or 'a session'} at {client or 'a local socket'}"

@@ -29,13 +29,15 @@ class Incident:
         begin: Makes it so.
         end: Repairs it, as an operator would.
         kind: The kind of fault that must be shown; None: none, only metrics show it.
-        words: What the page and ``says`` must contain: the name of what is broken, and why.
+        words: What the page and ``says`` must contain: the name of what is broken, and why. What ``begin``
+            keeps as "words" must be there too.
         metric: A series, and how its value must be while it lasts: ``SERIES > 0``; ``AGE>`` is for
             a time, and compares the seconds since then.
         fails: The commands that must exit with 1; the others must exit with 0.
         may_fail: The commands that exit with 1 if it lasts for more than ten seconds.
         log: What a process must log; empty: nothing.
         says: The command whose output must contain the words.
+        steady: Seconds for which the page must show this fault, with the words, and no other one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Incident:
     may_fail: tuple[str, ...] = ()
     log: str = ""
     says: str = "ring doctor"
+    steady: float = 0.0
 
 
 def nothing(site: Site) -> None:
@@ -103,17 +106,20 @@ def lock_row(site: Site) -> None:
     """Hold the lock of the rows that are viewed, in a session that then does nothing."""
     session = site.kept["session"] = psycopg.connect(str(site.services.database_url))
     session.execute("SELECT 1 FROM demo_article WHERE slug = ANY(%s) FOR UPDATE", [ARTICLES])
+    site.kept["words"] = [f"SELECT pg_terminate_backend({session.info.backend_pid})"]
 
 
 def lock_partitions(site: Site) -> None:
     """Hold the locks of the partitions, as a worker does whose machine has gone."""
     session = site.kept["session"] = psycopg.connect(str(site.services.database_url))
     session.execute("SELECT 1 FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+    site.kept["words"] = [f"SELECT pg_terminate_backend({session.info.backend_pid})"]
 
 
 def unlock(site: Site) -> None:
     """End the session."""
     site.kept.pop("session").close()
+    site.kept.pop("words")
 
 
 def queue_poison(site: Site) -> None:
@@ -300,18 +306,20 @@ INCIDENTS = [
         lock_partitions,
         unlock,
         FaultKind.PARTITION_BLOCKED,
-        ("pg_terminate_backend", "idle in transaction"),
+        ("idle in transaction", "holds the lock of the partition"),
         'ringcache_behind_partitions{reason="blocked"} > 0',
         fails=_QUEUE_DOWN,
+        steady=30,
     ),
     Incident(
         "rows locked in Postgres",
         lock_row,
         unlock,
-        FaultKind.WRITES_RETRIED,
-        ("locks", "end the session"),
-        "ringcache_behind_parked > 0",
+        FaultKind.PARTITION_BLOCKED,
+        ("idle in transaction", "holds rows that"),
+        'ringcache_behind_partitions{reason="blocked"} > 0',
         fails=_QUEUE_DOWN,
+        steady=30,
     ),
     Incident(
         "poison row",

@@ -134,11 +134,29 @@ def _judge_page(site: Site, incident: Incident, before: frozenset[str], outcome:
     if others:
         outcome.add("page", f"shown besides: {_texts(others)}")
     page = site.page()
-    for word in (*incident.words, *_plain_words(fault["way_out"])):
+    for word in (*_words(site, incident), *_plain_words(fault["way_out"])):
         if word not in page:
             outcome.add("page", f"does not say {word!r}")
+    if wait_for(lambda: _differs(site, incident, before, outcome), incident.steady) is not None:
+        outcome.add("page", "is not steady")
     if not fault["way_out"]:
         outcome.add("page", "does not say what to do")
+
+
+def _differs(site: Site, incident: Incident, before: frozenset[str], outcome: Outcome) -> bool:
+    """Return whether the page shows something else than the incident's fault, and add what."""
+    shown = [each for each in site.faults() if each["kind"] not in before]
+    kinds = [each["kind"] for each in shown]
+    texts = [f"{each['message']} {each['way_out']}" for each in shown]
+    missing = [word for word in _words(site, incident) if not any(word in text for text in texts)]
+    if kinds == [incident.kind] and not missing:
+        return False
+    outcome.add("page", f"later, without {missing}: {_texts(shown)}")
+    return True
+
+
+def _words(site: Site, incident: Incident) -> tuple[str, ...]:
+    return (*incident.words, *site.kept.get("words", ()))
 
 
 def _judge_commands(site: Site, incident: Incident, *, is_well: bool, outcome: Outcome) -> None:
@@ -148,7 +166,7 @@ def _judge_commands(site: Site, incident: Incident, *, is_well: bool, outcome: O
         answers = site.commands(*asked)
         outcome.codes = {name: answers[name].code for name in COMMANDS}
         wrong = list(_wrong_codes(incident, outcome.codes, is_well=is_well))
-        missing = [word for word in incident.words if word not in answers[incident.says].text]
+        missing = [word for word in _words(site, incident) if word not in answers[incident.says].text]
         if not wrong and not missing:
             return
     for text in wrong:

@@ -15,7 +15,7 @@ from django.db.models import F
 from cachebackend import tasks, uuid7, writebehind
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
-from cachebackend.writebehind import partition_statuses
+from cachebackend.writebehind import partition_statuses, sessions
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -74,8 +74,11 @@ def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter
     assert "on the nodes that answer, 0 changes are queued" in out.getvalue()
 
 
-def test_status_names_the_session_that_holds_a_partition(meter: Meter) -> None:
+def test_status_names_the_session_that_holds_a_partition(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that is frozen in its transaction keeps all others from draining."""
+    monkeypatch.setattr(sessions, "IDLE_SECONDS", 0.0)
     Meter.behind.update(meter.pk, count=F("count") + 2)
     [drained] = drain_all()
     assert drained.rows == 1
@@ -93,7 +96,7 @@ def test_status_names_the_session_that_holds_a_partition(meter: Meter) -> None:
         assert f"SELECT pg_terminate_backend({lock['pid']})" in out.getvalue()
     finally:
         frozen.close()
-    assert command("status")["locks"] == []
+    wait_until(lambda: command("status")["locks"] == [])
 
 
 def test_status_names_what_a_drain_waits_for(meter: Meter) -> None:

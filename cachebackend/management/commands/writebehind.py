@@ -125,9 +125,11 @@ class Command(ParkedActions, RepairActions):
         )
         for fault in faults:
             self.say(f"not well: {fault}")
-        for lock in locks:
-            self.say(str(lock))
         reasons = find_reasons(statuses)
+        blocked = {each.partition for each in reasons if each.kind is Kind.BLOCKED}
+        for lock in locks:
+            if lock.partition not in blocked:
+                self.say(str(lock))
         for line in summaries(reasons):
             self.say(line)
         is_queue_seen = all(each.is_queue_seen for each in statuses)

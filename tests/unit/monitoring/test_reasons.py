@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from cachebackend.monitoring.blocking import BlockingSession
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.reasons import Facts, Kind, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.processes import Process
-from cachebackend.writebehind import Blocker, LockHolder, PartitionStatus
+from cachebackend.writebehind import Blocker, PartitionStatus
 
 PARTITION, GONE = Partition("shop.meter", 0), Partition("shop.gone", 1)
 NOW = 1_000_000.0
 LATE = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=60.0)
-LOCK = LockHolder(PARTITION, 7, "worker", None, "active", datetime.fromtimestamp(NOW - 50, UTC), 50.0)
+SESSION = Blocker(
+    7, "psql", "10.0.0.9", "idle in transaction", datetime.fromtimestamp(NOW - 50, UTC), "SELECT ?"
+)
+LOCK = BlockingSession(SESSION, holds_partition=True)
 WELL = Facts([LATE], last_tick=NOW - 1)
 
 
@@ -120,20 +124,31 @@ def test_the_processes_of_the_site_say_more(
     assert not reason.text.endswith(": ")
 
 
-def test_a_lock_names_what_its_session_waits_for_and_the_drain() -> None:
-    """The person on call ends the session that blocks, not the drain."""
-    blocker = Blocker(99, "psql", "10.0.0.9", "idle in transaction", None, "SELECT ? FOR UPDATE")
-    facts = replace(
-        WELL,
-        locks={PARTITION: replace(LOCK, blockers=(blocker,))},
-        processes=ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 30)])]),
+@pytest.mark.parametrize(
+    ("lock", "text"),
+    [
+        (LOCK, "holds the lock of the partition (the drain of worker 7 on h, since "),
+        (BlockingSession(SESSION), "holds rows that queued writes need"),
+        (BlockingSession(SESSION, writes=1), "holds rows that 1 queued write needs"),
+        (BlockingSession(SESSION, writes=40), "holds rows that 40 queued writes need"),
+    ],
+)
+def test_a_session_that_blocks_is_named(lock: BlockingSession, text: str) -> None:
+    """With what it does; the process is named whose drain it is, if it holds the lock of the partition."""
+    processes = ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 30)])])
+    [reason] = reasons_of(
+        replace(WELL, locks={PARTITION: lock}, processes=processes), WriteBehindOptions(), NOW
     )
-    [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
-    assert (
-        "which waits for PID 99 (psql at 10.0.0.9, idle in transaction: SELECT ? FOR UPDATE)" in reason.text
-    )
-    assert "SELECT pg_terminate_backend(99)" in reason.text
-    assert "(the drain of worker 7 on h, since " in reason.text
+    assert reason.text.startswith("PID 7 (psql at 10.0.0.9, idle in transaction since ")
+    assert f": SELECT ?) {text}" in reason.text
+    assert reason.way_out == "end that session: `SELECT pg_terminate_backend(7)`"
+
+
+def test_writes_that_wait_for_a_session_are_a_reason_though_the_queue_is_empty() -> None:
+    """They were set aside."""
+    status = PartitionStatus(PARTITION, "queue-a", oldest_seconds=0.0)
+    facts = Facts([status], locks={PARTITION: BlockingSession(SESSION, writes=3)})
+    assert found(facts) == [(PARTITION, Kind.BLOCKED, NOW - 50)]
 
 
 def test_a_partition_that_is_drained_has_none() -> None:

@@ -1,0 +1,27 @@
+"""Queries of other sessions, as they may be shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachebackend.writebehind.sessions import masked
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("UPDATE  a\n SET b = 'it''s secret' WHERE id = 17", "UPDATE a SET b = ? WHERE id = ?"),
+        (r"SELECT E'it\'s', $$secret$$, $x$ 'secret' $x$, 1.5e3, c2", "SELECT ?, ?, ?, ?, c2"),
+        ("SELECT 'secret that was cut", "SELECT ?"),
+        ("SELECT $$secret that was cut", "SELECT ?"),
+        ("", ""),
+    ],
+)
+def test_a_query_is_shown_without_its_literals(query: str, shown: str) -> None:
+    """They may be passwords, also if the server has cut the text."""
+    assert masked(query) == shown
+
+
+def test_a_long_query_is_shortened() -> None:
+    """To one line."""
+    assert len(masked(f"SELECT {'column, ' * 100}")) == 120

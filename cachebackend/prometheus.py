@@ -172,7 +172,7 @@ class RingCollector(Collector):
 
     def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
         read = {each.alias: try_to_read(partial(total_counts, each.alias)) for each in figures}
-        totals = {alias: total for alias, total in read.items() if isinstance(total, Counts)}
+        totals = {alias: total.counts for alias, total in read.items() if not isinstance(total, str)}
         meanings = _meanings(Counts)
         for each in fields(Counts):
             values = {alias: getattr(total, each.name) for alias, total in totals.items()}
@@ -241,8 +241,8 @@ class RingCollector(Collector):
         yield _gauge("behind_parked", "Writes that are parked because Postgres refused them.", queues.parked)
         yield _reasons(queues)
         drains = try_to_read(total_drains)
-        if isinstance(drains, DrainCounts):
-            yield from _writes(drains)
+        if not isinstance(drains, str):
+            yield from _writes(drains.counts)
 
     def _last_runs(self, worker: WorkerFigures) -> Iterator[Metric]:
         if worker.last_runs is None:

@@ -24,6 +24,7 @@ from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.monitoring.observer import observe
 from cachebackend.protocol import Partition
 from cachebackend.telemetry import heartbeat, shutdown, this_process
+from cachebackend.telemetry.publisher import level_all
 
 try:
     from celery import current_app, shared_task, signals
@@ -50,6 +51,7 @@ def relay() -> int:
     """Delete the keys of pending outbox rows; return the number of keys deleted."""
     result = invalidation.relay()
     observe()
+    level_all()
     if result.pending and result.lag > PENDING_SECONDS and _pending_log.to_log():
         logger.warning(
             "relay: %d outbox rows are still pending, the oldest for %.1f s", result.pending, result.lag

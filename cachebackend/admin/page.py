@@ -112,6 +112,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             "processes": _process_rows(site.processes),
             "last_runs": {task: moment(ran) for task, ran in sorted((worker.last_runs or {}).items())},
             "queues": queues,
+            "low_write_sums": site.aliases[0].low_sums if site.aliases else "",
             "drain_times": percentiles(queues.drain_times),
             "drained_chart": drained_chart(queues, period),
             "timeline": _timeline() if site.outbox.rows is not None else None,

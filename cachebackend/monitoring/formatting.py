@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "duration", "moment", "percentiles", "size"]
+__all__ = ["ago", "duration", "listed", "moment", "percentiles", "size"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
@@ -36,6 +37,12 @@ def ago(timestamp: float) -> str:
     if seconds < 1:
         return "just now"
     return f"{seconds:.0f} s ago" if seconds < 10 else f"{duration(seconds)} ago"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence, such as ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def moment(timestamp: float) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.formatting import listed
 from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures
 from cachebackend.monitoring.registry import registry_faults
 from cachebackend.monitoring.runbook import FaultKind
@@ -15,7 +17,7 @@ from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_secon
 from cachebackend.telemetry.periods import HOUR, Period
 from cachebackend.telemetry.publisher import counts_by_step, lost_steps, publish_counts
 
-__all__ = ["AliasFigures", "alias_figures", "hit_ratio", "step_counts"]
+__all__ = ["AliasFigures", "alias_figures", "hit_ratio", "low_sums", "step_counts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class AliasFigures:
         return sum(node.is_up for node in self.ring_nodes)
 
     @property
+    def low_sums(self) -> str:
+        """Why the sums may be lower than what was counted, in a sentence; empty: they are not."""
+        return low_sums([node.name for node in self.ring_nodes if not node.is_up])
+
+    @property
     def gets_per_second(self) -> float | None:
         """Keys read per second in the recent minutes; None if that is not known."""
         if self.recent is None:
@@ -65,6 +72,14 @@ def hit_ratio(counts: Counts | None) -> float | None:
         return None
     reads = counts.hits + counts.misses
     return counts.hits / reads if reads else None
+
+
+def low_sums(missing: Sequence[str]) -> str:
+    """Return why sums may be too low, as a sentence, by the names of the nodes that do not answer."""
+    if not missing:
+        return ""
+    do = "do" if len(missing) > 1 else "does"
+    return f"At least: some counts are on {listed(missing)}, which {do} not answer."
 
 
 def alias_figures(alias: str) -> AliasFigures:

@@ -50,12 +50,13 @@ from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matchin
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.telemetry.counters import (
     Lags,
+    StoredCounts,
     add_counts,
-    higher_of,
     nodes_of,
     read_counts,
     read_total,
     record_time,
+    stored_counts,
 )
 from cachebackend.protocol.telemetry.form_counts import (
     FormCount,
@@ -112,6 +113,7 @@ __all__ = [
     "RegisteredShapes",
     "RowWrite",
     "ShapeEntry",
+    "StoredCounts",
     "StoredForms",
     "Unfilled",
     "add",
@@ -148,7 +150,6 @@ __all__ = [
     "get_result_and_rows",
     "has_key",
     "has_tag_tokens",
-    "higher_of",
     "incr",
     "inspect",
     "inspect_shard",
@@ -187,6 +188,7 @@ __all__ = [
     "share_partition_count",
     "sharing_first_scatter",
     "start_times",
+    "stored_counts",
     "stored_tokens",
     "sync",
     "sync_fault",

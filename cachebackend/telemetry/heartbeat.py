@@ -47,11 +47,15 @@ def last_runs() -> dict[str, float]:
     cache = _first_cache()
     if cache is None:
         return {}
-    [times] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
-    if isinstance(times, RingCacheError):
-        raise times
+    [stored] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
+    if isinstance(stored, RingCacheError):
+        raise stored
     latest = (time.time() + MAX_AHEAD_SECONDS) * 1000
-    return {task: milliseconds / 1000 for task, milliseconds in times.items() if 0 < milliseconds <= latest}
+    return {
+        task: milliseconds / 1000
+        for task, milliseconds in stored.counts.items()
+        if 0 < milliseconds <= latest
+    }
 
 
 def _first_cache() -> RingCache | None:

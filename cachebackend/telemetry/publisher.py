@@ -26,11 +26,12 @@ from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheErr
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
 from cachebackend.telemetry.periods import PERIODS, Period
-from cachebackend.telemetry.query_counts import publish_query_counts
-from cachebackend.telemetry.totals import read_total
+from cachebackend.telemetry.query_counts import publish_query_counts, total_query_counts
+from cachebackend.telemetry.totals import Total, read_counts
 
 __all__ = [
     "counts_by_step",
+    "level_all",
     "lost_steps",
     "lost_write_steps",
     "publish_all",
@@ -46,9 +47,14 @@ logger = logging.getLogger("cachebackend")
 TOTAL = "all"
 #: For how many seconds the total is kept after the last time it was added to: three months.
 KEEP_TOTAL_SECONDS = 90 * 24 * 3600
+#: Seconds after the end of a step, after which no process adds to it any more.
+SETTLED_SECONDS = 10.0
+#: Seconds between two runs of ``level_all`` in a process.
+LEVEL_SECONDS = 60.0
 
 C = TypeVar("C", Counts, DrainCounts)
 _refusals = LogRateLimit(SYSTEM_CLOCK)
+_next_level = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +98,20 @@ class _Publication(Generic[C]):
             logger.warning("%s; the counts of %s are published later", error, self.stem, extra=extra)
 
     def by_step(self, period: Period, count: int) -> dict[int, C | None]:
-        """Return the counts of each of the last steps, the oldest first; None if no node returned them."""
+        """Return the counts of each of the last steps, the oldest first; None if they are not known.
+
+        A step that is over gets back what one of its copies lacks, before the other one is lost.
+        """
         now = int(time.time()) // period.seconds
-        numbers = range(now - count + 1, now + 1)
-        keys = [self._key(period.key(number)) for number in numbers]
-        replies = self.client.run(protocol.read_counts(self.client.context, keys))
-        return {number: self._read(reply) for number, reply in zip(numbers, replies, strict=True)}
+        settled = int(time.time() - SETTLED_SECONDS) // period.seconds
+        keys: dict[int, bytes] = {
+            number: self._key(period.key(number)) for number in range(now - count + 1, now + 1)
+        }
+        over = {key for number, key in keys.items() if number < settled}
+        stored = self.client.run(
+            protocol.read_counts(self.client.context, [*keys.values()], over, period.keep_seconds)
+        )
+        return {number: self._read(each) for number, each in zip(keys, stored, strict=True)}
 
     def lost(self, period: Period, numbers: Collection[int]) -> set[int]:
         """Return the steps that ended before all nodes that store them were started."""
@@ -113,15 +127,21 @@ class _Publication(Generic[C]):
         nodes = protocol.nodes_of(self.client.context, self._key(name))
         return min(starts.get(node, math.inf) for node in nodes)
 
-    def _read(self, reply: Mapping[str, int] | RingCacheError) -> C | None:
-        return None if isinstance(reply, RingCacheError) else self.kind.from_dict(reply)
+    def _read(self, stored: protocol.StoredCounts | RingCacheError) -> C | None:
+        """Return the counts of a step; nothing on one node says nothing, if the other one is away."""
+        if isinstance(stored, RingCacheError) or (stored.missing and not stored.counts):
+            return None
+        return self.kind.from_dict(stored.counts)
 
-    def total(self) -> C:
+    def total(self) -> Total[C]:
         """Return the total; raises the error of its nodes if none answers."""
-        counts = protocol.higher_of(read_total(self.client, self._key(TOTAL), KEEP_TOTAL_SECONDS))
-        if isinstance(counts, RingCacheError):
-            raise counts
-        return self.kind.from_dict(counts)
+        return read_counts(self.client, self._key(TOTAL), KEEP_TOTAL_SECONDS, self.kind)
+
+    def level(self) -> None:
+        """Give each copy back what it lacks, of the total and of all steps that are over."""
+        self.total()
+        for period in PERIODS.values():
+            self.by_step(period, period.steps)
 
     def _key(self, name: str) -> bytes:
         """Return the key of a step's hash, or of the total's; no alias' own keys look like it."""
@@ -181,6 +201,30 @@ def publish_all(**_: Any) -> None:
         logger.exception("the counts of drains could not be published")
 
 
+def level_all() -> None:
+    """Give each copy of all counts back what it lacks, if that was not done for a minute; never raises.
+
+    Without it a count would fall when a node is lost, if the other node was emptied before that and nobody
+    read the count in between. The relay calls it.
+    """
+    global _next_level  # noqa: PLW0603  # one for the whole process
+    now = SYSTEM_CLOCK.monotonic()
+    if now < _next_level:
+        return
+    _next_level = now + LEVEL_SECONDS
+    try:
+        for alias in ring_aliases():
+            _of_alias(alias).level()
+            total_query_counts(alias)
+        if write_behind_options().is_on:
+            _of_queue().level()
+    except RingCacheError:
+        return  # the breaker logs a node that does not answer
+    except Exception as error:
+        raise_interrupt(error)
+        logger.exception("the copies of the counts could not be compared")
+
+
 def counts_by_step(alias: str, period: Period, count: int | None = None) -> dict[int, Counts | None]:
     """Return the counts of all processes for each step of a period, the oldest first.
 
@@ -190,7 +234,8 @@ def counts_by_step(alias: str, period: Period, count: int | None = None) -> dict
         count: How many steps, the current one included; by default those of the period.
 
     Returns:
-        Counts by the number of the step; None for a step of which neither of its two nodes answers.
+        Counts by the number of the step; None for a step of which neither of its two nodes answers, or only
+        one of them, which has no counts.
     """
     return _of_alias(alias).by_step(period, count or period.steps)
 
@@ -212,7 +257,7 @@ def lost_write_steps(period: Period, numbers: Collection[int]) -> set[int]:
     return _of_queue().lost(period, numbers)
 
 
-def total_counts(alias: str) -> Counts:
+def total_counts(alias: str) -> Total[Counts]:
     """Return what all processes have counted of an alias.
 
     Raises:
@@ -230,7 +275,7 @@ def writes_by_step(period: Period, count: int | None = None) -> dict[int, DrainC
     return _of_queue().by_step(period, count or period.steps)
 
 
-def total_drains() -> DrainCounts:
+def total_drains() -> Total[DrainCounts]:
     """Return what all processes have counted of write-behind.
 
     Raises:

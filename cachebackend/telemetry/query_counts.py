@@ -16,7 +16,7 @@ from cachebackend.backend import RingCache, ring_cache
 from cachebackend.counters import Counters
 from cachebackend.errors import RingCacheError
 from cachebackend.query_counts import FormCounts, QueryCounts, QueryForm, known_form
-from cachebackend.telemetry.totals import read_total
+from cachebackend.telemetry.totals import read_copies
 
 __all__ = [
     "HOUR",
@@ -107,7 +107,7 @@ def total_query_counts(alias: str) -> CountedForms:
         RingCacheError: Neither of its two nodes answered.
     """
     cache = ring_cache(alias)
-    copies = read_total(cache.client, _week_key(cache, alias), KEEP_WEEK_SECONDS)
+    copies = read_copies(cache.client, _week_key(cache, alias), KEEP_WEEK_SECONDS)
     return _sum([protocol.forms_of(copies)])
 
 

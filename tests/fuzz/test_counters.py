@@ -59,4 +59,4 @@ def test_no_damaged_counter_harms_its_reader(ring_cache: RingCache) -> None:
         node.call((b"FLUSHALL",))
     ring_cache.get("k")
     publish_counts("default")
-    assert total_counts("default").misses
+    assert total_counts("default").counts.misses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import StringIO
 from threading import Event, Thread
@@ -13,8 +14,10 @@ from django.db import connection, connections
 from django.db.models import F
 
 from cachebackend import tasks, uuid7, writebehind
+from cachebackend.counters import DrainCounts
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
+from cachebackend.telemetry.totals import Total
 from cachebackend.writebehind import partition_statuses, sessions
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -339,3 +342,16 @@ def test_retry_prints_no_values_of_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
         call_command("writebehind", "retry", "--all", stdout=out)
     assert "null value violates a constraint" in out.getvalue()
     assert "secret" not in out.getvalue()
+
+
+def test_status_says_that_its_counts_are_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that stores them is away: a sum that falls without a word looks like lost writes."""
+    total = Total(DrainCounts(accepted=1630), ("ring-c",))
+    monkeypatch.setattr("cachebackend.management.commands.writebehind.total_drains", lambda: total)
+    out = StringIO()
+    with suppress(SystemExit):
+        call_command("writebehind", "status", stdout=out)
+    assert (
+        "1630 accepted, 0 written through, 0 dropped, 0 with an unknown outcome, 0 refused" in out.getvalue()
+    )
+    assert "At least: some counts are on ring-c, which does not answer." in out.getvalue()

@@ -23,6 +23,7 @@ from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
 from cachebackend.monitoring.queues import Totals
 from cachebackend.monitoring.reasons import Kind, find_reasons, summaries
+from cachebackend.monitoring.ring import low_sums
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
@@ -146,12 +147,16 @@ class Command(ParkedActions, RepairActions):
                 f"{totals.missing} drained writes named rows that do not exist or that the worker may not see"
             )
         drains = try_to_read(total_drains)
-        writes = None if isinstance(drains, str) else {name: getattr(drains, name) for name in _OUTCOMES}
+        counted = None if isinstance(drains, str) else drains.counts
+        writes = None if counted is None else {name: getattr(counted, name) for name in _OUTCOMES}
+        missing = [] if isinstance(drains, str) else [*drains.missing]
         if writes is None:
             self.say(f"what became of writes is not known: {drains}")
         else:
-            outcomes = [f"{count} {_OUTCOMES[name]}" for name, count in writes.items() if count]
+            outcomes = [f"{count} {_OUTCOMES[name]}" for name, count in writes.items() if count or missing]
             self.say(f"writes since the counters began: {', '.join(outcomes) or 'none'}")
+            if missing:
+                self.say(low_sums(missing))
         exceeded = _exceeded(totals, options)
         for name in exceeded:
             self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
@@ -165,6 +170,7 @@ class Command(ParkedActions, RepairActions):
             "rows_missing": totals.missing if is_database_seen else None,
             "parked": totals.parked if is_database_seen else None,
             "writes": writes,
+            "writes_missing": missing,
             "stopped": stopped,
             "locks": None if locks.errors else known_locks,
             "faults": faults,

@@ -10,14 +10,16 @@ copy must get back what it lacks, before the other one is lost:
     2. another process adds to both copies: between its two commands a copy may be lower only for that reason;
     3. the reader reads both copies again. A count that is lower both times, is lower by at least the smaller
        difference, and is raised by it.
+
+A hash that nobody adds to any more, such as that of a minute that is over, is raised at the first read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cachebackend.effects import Argument, Command, Operation, Reply, Request, Script, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
@@ -27,6 +29,7 @@ from cachebackend.replies import integer
 
 __all__ = [
     "Lags",
+    "StoredCounts",
     "add_counts",
     "higher_of",
     "is_refusal",
@@ -34,6 +37,7 @@ __all__ = [
     "read_counts",
     "read_total",
     "record_time",
+    "stored_counts",
 ]
 
 _COUNT = Script(__package__, "count", reply=integer)
@@ -46,6 +50,18 @@ _WHOLE = re.compile(rb"-?[0-9]{1,18}")
 _Context: TypeAlias = Context | QueueContext
 #: By how much each count of a copy is lower than that of the other copy, by the index of its node.
 Lags: TypeAlias = Mapping[int, Mapping[str, int]]
+
+
+class StoredCounts(NamedTuple):
+    """The counters of a hash.
+
+    Attributes:
+        counts: The higher count of its copies.
+        missing: The nodes of the copies that could not be read, so that a count may be higher.
+    """
+
+    counts: dict[str, int]
+    missing: Sequence[int] = ()
 
 
 def nodes_of(context: _Context, key: bytes) -> list[int]:
@@ -87,11 +103,51 @@ def record_time(context: _Context, key: bytes, name: str, at: int, expire_second
     yield Send([(node, command) for node in nodes_of(context, key) for command in commands])
 
 
-def read_counts(context: _Context, keys: Sequence[bytes]) -> Operation[list[dict[str, int] | RingCacheError]]:
-    """Return the counters of each hash, or the error if none of its nodes answered."""
+def read_counts(
+    context: _Context, keys: Sequence[bytes], settled: Collection[bytes] = (), expire_seconds: int = 0
+) -> Operation[list[StoredCounts | RingCacheError]]:
+    """Return the counters of each hash, or the error if none of its nodes answered.
+
+    Args:
+        context: The alias, or the queue.
+        keys: The keys of the hashes.
+        settled: Those that nobody adds to any more: counts that are lower in one copy are raised.
+        expire_seconds: Seconds after which a hash that is raised expires.
+    """
     requests = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key)] for key in keys]
     replies = iter((yield Send([*chain.from_iterable(requests)])))
-    return [higher_of([next(replies) for _ in nodes]) for nodes in requests]
+    copies = [{node: next(replies) for node, _ in of_key} for of_key in requests]
+    calls = [
+        call
+        for key, of_key in zip(keys, copies, strict=True)
+        if key in settled
+        for call in _level_calls(key, of_key, expire_seconds)
+    ]
+    if calls:
+        yield Send(calls)
+    return [stored_counts(of_key) for of_key in copies]
+
+
+def stored_counts(copies: Mapping[int, Reply]) -> StoredCounts | RingCacheError:
+    """Return the counters of a hash, by the replies of its nodes; the error if none of them answered."""
+    counts = higher_of([*copies.values()])
+    if isinstance(counts, RingCacheError):
+        return counts
+    missing = (node for node, reply in copies.items() if isinstance(reply, RingCacheError))
+    return StoredCounts(counts, tuple(missing))
+
+
+def _level_calls(key: bytes, copies: Mapping[int, Reply], expire_seconds: int) -> Iterator[Request]:
+    """Yield what raises the counts that are lower in one copy."""
+    counts = higher_of([*copies.values()])
+    if isinstance(counts, RingCacheError):
+        return
+    for node, reply in copies.items():
+        if not isinstance(reply, RingCacheError):
+            own = _counts_of(reply)
+            floors = {name: count for name, count in counts.items() if count > own.get(name, 0)}
+            if floors:
+                yield node, _raise_call(key, expire_seconds, {}, floors)
 
 
 def read_total(

@@ -72,3 +72,12 @@ def test_percentiles_are_in_milliseconds() -> None:
     assert median.startswith("p50\xa0")
     assert slow.endswith("\xa0ms")
     assert " " not in median + slow
+
+
+def test_names_are_listed_as_in_a_sentence() -> None:
+    """With a word before the last one."""
+    assert [formatting.listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]

@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 
 from cachebackend.errors import NodeReplyError
-from cachebackend.protocol.telemetry.counters import Lags, add_counts, read_counts, read_total, record_time
+from cachebackend.protocol.telemetry.counters import (
+    Lags,
+    StoredCounts,
+    add_counts,
+    read_counts,
+    read_total,
+    record_time,
+)
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, context_of, key_at, queue_of, step
 
+KEY = key_at(context_of("a", "b"), 0)
 REFUSED = NodeReplyError("OOM command not allowed")
 
 
@@ -38,14 +46,24 @@ def test_the_higher_of_two_copies_is_returned() -> None:
     one = [b"hits", b"5", b"misses", b"2", b"broken", b"x", b"\xff", b"1"]
     two = [b"hits", b"7", b"huge", b"9" * 30]
     [counts], _ = step(read_counts(context_of("a", "b"), [b"k"]), [one, two])
-    assert counts == {"hits": 7, "misses": 2}
+    assert counts == StoredCounts({"hits": 7, "misses": 2})
 
 
 def test_one_copy_is_enough_to_read_and_none_is_an_error() -> None:
     """Each hash has its own counts or error."""
     context = context_of("a", "b")
     result, _ = step(read_counts(context, [b"k", b"l"]), [[b"hits", b"1"], DOWN, DOWN, DOWN])
-    assert result == [{"hits": 1}, DOWN]
+    assert result == [StoredCounts({"hits": 1}, (1,)), DOWN]
+
+
+def test_counts_of_a_hash_that_is_over_are_raised_at_the_first_read() -> None:
+    """Nobody adds to it any more, so a copy that is lower lacks something: as after an outage."""
+    read = read_counts(context_of("a", "b"), [KEY, b"k"], {KEY}, 60)
+    copies = [[b"hits", b"5", b"loads", b"1"], [b"loads", b"1"], [b"hits", b"5"], []]
+    [stored, _], [_, raised] = step(read, copies, [1])
+    assert stored == StoredCounts({"hits": 5, "loads": 1})
+    assert raised == [(1, ("raise_counts", KEY, b"60", b"0", "hits", b"5"))]
+    assert len(step(read_counts(context_of("a", "b"), [KEY], {KEY}, 60), [[b"hits", b"5"], DOWN])[1]) == 1
 
 
 def test_a_time_is_written_to_both_copies_with_its_expiry() -> None:
@@ -59,7 +77,6 @@ def test_a_time_is_written_to_both_copies_with_its_expiry() -> None:
 
 
 FULL = [b"hits", b"7", b"misses", b"2", b"ab", b"a description"]
-KEY = key_at(context_of("a", "b"), 0)
 
 
 def total(lags: Lags, copies: list[Any], calls: int = 0) -> tuple[Lags, list[Any]]:

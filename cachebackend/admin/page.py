@@ -178,12 +178,12 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             return self._ask(request, form, back)
         title = form.description[0].upper() + form.description[1:]
         try:
-            outcome = form.act()
-        except RingCacheError as error:
-            self.message_user(request, f"{title}: {error}.", messages.ERROR)
-        else:
+            outcome, level = form.act(), messages.INFO
             log_action(request, Ring, f"{form.description}: {outcome}")
-            self.message_user(request, f"{title}: {outcome}.")
+        except RingCacheError as error:
+            outcome, level = str(error), messages.ERROR
+            log_action(request, Ring, f"{form.description}: failed: {outcome}")
+        self.message_user(request, f"{title}: {outcome}.", level)
         return HttpResponseRedirect(back)
 
     def _ask(self, request: HttpRequest, form: ActionForm, back: str) -> HttpResponse:

@@ -120,7 +120,7 @@ class ParkedActions(ReportCommand):
             raise CommandError(message)
         if not chosen or not (options["yes"] or self.agrees(question)):
             self.say("nothing was discarded")
-            return Report({"discarded": 0}, not chosen.errors)
+            return Report({"discarded": 0}, not chosen.errors, may_have_changed=False)
         count = sum(
             in_database(using, partial(writebehind.discard, writes, using))
             for using, writes in _by_database(chosen).items()

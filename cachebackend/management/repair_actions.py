@@ -88,7 +88,7 @@ class RepairActions(ReportCommand):
             question = f"Drop the writes of {label}? They will never reach the database."
             if not options["yes"] and not self.agrees(question):
                 self.say("nothing was dropped; add --yes if nobody can be asked")
-                return Report({"dropped": 0}, is_well=False)
+                return Report({"dropped": 0}, is_well=False, may_have_changed=False)
             using = next(iter(removed[label].databases), router.db_for_write(ParkedWrite))
             data["dropped"] = in_database(using, partial(writebehind.drop_removed, removed[label]))
             self.say(f"{data['dropped']} batches of {label} were dropped")
@@ -104,7 +104,7 @@ class RepairActions(ReportCommand):
             )
             if is_newer and not self.agrees(question):
                 self.say("nothing was drained; add --yes if nobody can be asked")
-                return Report({"rows": 0}, is_well=False)
+                return Report({"rows": 0}, is_well=False, may_have_changed=bool(data))
             data["rows"] = in_database(using, partial(writebehind.drain_removed, removed[label], into))
             self.say(f"{data['rows']} rows of {into._meta.label} were changed")
         if data:
@@ -119,7 +119,8 @@ class RepairActions(ReportCommand):
             for each in found
         ]
         unanswered = {name: str(error) for name, error in found.errors.items()}
-        return Report(data | {"models": models, "unanswered": unanswered}, not (found or unanswered))
+        is_well = not (found or unanswered)
+        return Report(data | {"models": models, "unanswered": unanswered}, is_well, bool(data))
 
     def _repair(self, options: dict[str, Any]) -> Report:
         found = writebehind.find_faults(seal=True)

@@ -44,10 +44,12 @@ class Report(NamedTuple):
     Attributes:
         data: The object that ``--json`` prints.
         is_well: Whether the command exits with 0; else it exits with 1.
+        may_have_changed: Whether the action may have changed something. The timeline has only such actions.
     """
 
     data: dict[str, Any]
     is_well: bool = True
+    may_have_changed: bool = True
 
 
 class ReportCommand(BaseCommand):
@@ -58,7 +60,7 @@ class ReportCommand(BaseCommand):
 
     Attributes:
         examples: Example calls, one a line; shown by ``--help``.
-        reading: The actions that change nothing; all others are recorded in the timeline.
+        reading: The actions that change nothing; the others are recorded in the timeline, even if they fail.
     """
 
     examples = ""
@@ -130,24 +132,26 @@ class ReportCommand(BaseCommand):
                 message = f"--{name.replace('_', '-')} must be a number, not nan"
                 raise CommandError(message)
         self.check_options(options)
-        outcome = "failed"
+        report: Report | None = None
         try:
-            report: Report = getattr(self, f"_{options['action']}")(options)
-            outcome = "done" if report.is_well else "not well"
+            report = getattr(self, f"_{options['action']}")(options)
         except (RingCacheError, ImproperlyConfigured, Error) as error:
             raise CommandError(str(error)) from error
         finally:
-            if (
-                options["action"] not in self.reading
-                and options.get("yes", True)
-                and not options.get("listen")
-            ):
-                name = type(self).__module__.rpartition(".")[2]
-                record_command(name, options, outcome)
+            self._record(options, report)
+        assert report is not None  # noqa: S101  # the action returned
         if self.is_json:
             self.stdout.write(json.dumps(report.data, default=str))
         if not report.is_well:
             sys.exit(1)
+
+    def _record(self, options: dict[str, Any], report: Report | None) -> None:
+        """Store in the timeline that the action ran, unless it changed nothing; None: it failed."""
+        if options["action"] in self.reading or options.get("listen"):
+            return
+        if report is None or report.may_have_changed:
+            outcome = "failed" if report is None else "done" if report.is_well else "not well"
+            record_command(type(self).__module__.rpartition(".")[2], options, outcome)
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise ``CommandError`` for options that argparse cannot refuse."""

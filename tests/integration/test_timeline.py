@@ -14,7 +14,10 @@ from django.test import Client
 from django.urls import reverse
 
 from cachebackend import RingCache, tasks
-from cachebackend.models import Event
+from cachebackend.admin.actions import ActionForm
+from cachebackend.errors import NodeUnavailableError
+from cachebackend.management.report import ReportCommand
+from cachebackend.models import Event, ParkedWrite
 from cachebackend.monitoring import events, observer
 from cachebackend.monitoring.events import State, record_event, record_states, timeline
 from cachebackend.telemetry.processes import report_this_process
@@ -134,6 +137,21 @@ def test_a_command_that_changes_something_leaves_a_trail() -> None:
     assert (first["kind"], " on " in second["subject"]) == ("command", True)
 
 
+@pytest.mark.parametrize(
+    ("answer", "trail"), [("y", ["manage.py writebehind discard all=True: done"]), ("n", [])]
+)
+def test_what_a_person_agrees_to_leaves_a_trail(
+    answer: str, trail: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that asks is recorded like one with ``--yes``; what the person refuses is not."""
+    ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
+    monkeypatch.setattr(ReportCommand, "can_ask", True)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    call_command("writebehind", "discard", "--all", stdout=StringIO())
+    assert texts() == trail
+    assert ParkedWrite.objects.count() == 1 - len(trail)
+
+
 def test_an_action_of_the_page_leaves_a_trail(ring_cache: RingCache, settings: Any) -> None:
     """In Django's log, in the timeline, and on the page."""
     client = Client()
@@ -144,3 +162,19 @@ def test_an_action_of_the_page_leaves_a_trail(ring_cache: RingCache, settings: A
     assert texts() == [LogEntry.objects.get().change_message] == ["delete the key 'k' of 'default': done"]
     page = client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
     assert "delete the key &#x27;k&#x27; of &#x27;default&#x27;: done" in page
+
+
+def test_an_action_that_fails_leaves_a_trail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that does not answer may still carry it out when it is back."""
+
+    def refuse(_: ActionForm) -> str:
+        message = "node 'a' does not answer"
+        raise NodeUnavailableError(message)
+
+    monkeypatch.setattr(ActionForm, "act", refuse)
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    act = {"action": "delete_key", "alias": "default", "target": "k", "confirmed": "on"}
+    client.post(reverse("admin:cachebackend_ring_act"), act)
+    done = "delete the key 'k' of 'default': failed: node 'a' does not answer"
+    assert texts() == [LogEntry.objects.get().change_message] == [done]

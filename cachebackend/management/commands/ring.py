@@ -203,7 +203,7 @@ class Command(UsageActions):
             data[alias] = {"foreign": count, "deleted": count if options["yes"] else 0}
             done = "deleted" if options["yes"] else "found; --yes deletes them"
             self.say(f"{alias}: {count} keys on nodes that do not own them, {done}")
-        return Report(data)
+        return Report(data, may_have_changed=options["yes"])
 
     def _configure(self, options: dict[str, Any]) -> Report:
         differing: dict[str, Any] = {}
@@ -220,7 +220,7 @@ class Command(UsageActions):
             self.say(f"{count} settings {done if options['yes'] else 'differ; --yes sets them'}")
         is_well = not unseen and (options["yes"] or not count)
         data = {"aliases": differing, "unseen": unseen, "applied": options["yes"], "well": is_well}
-        return Report(data, is_well)
+        return Report(data, is_well, may_have_changed=options["yes"])
 
     def _configure_alias(
         self, alias: str, client: RingClient, *, sets: bool

@@ -1,7 +1,6 @@
 """The processes of the site: each reports to every node that it uses, and reads the reports of all.
 
-A report is JSON of limited size. What a node returns may be from another version, or forged: a report that
-does not have the parts that are read here is left out.
+A report is JSON of limited size.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from os import getpid
 from statistics import median
@@ -27,7 +25,8 @@ from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
 from cachebackend.telemetry import this_process
-from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, agreed_settings, site_name
+from cachebackend.telemetry.agreed_settings import QUEUE, agreed_settings, site_name
+from cachebackend.telemetry.process_reports import NodeView, Process, read_report
 
 __all__ = [
     "NodeView",
@@ -44,88 +43,6 @@ logger = logging.getLogger("cachebackend")
 MAX_REPORT_BYTES = 16_384
 #: Seconds after which a process that does not report has probably ended: two reports are missing.
 SILENT_SECONDS = 10.0
-_KINDS = frozenset({"web", "worker", "beat", "relay", "command"})
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """A node that a process does not use now.
-
-    Attributes:
-        alias: The cache alias, or "WRITE_BEHIND".
-        node: The node's name.
-        state: ``ejected`` or ``replaying``.
-        since: When the process ejected it, in seconds since 1970 by the clock of a node; None: not known.
-        probe_in: Seconds until the process tries it again; None: not known.
-        error: Why.
-    """
-
-    alias: str
-    node: str
-    state: str
-    since: float | None = None
-    probe_in: float | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process of the site, as it reports itself.
-
-    Attributes:
-        id: Its id.
-        kind: ``web``, ``worker``, ``beat``, ``relay`` or ``command``; several with "+" between them.
-        host: The name of its machine or container.
-        pid: Its process ID there.
-        command: The program that it runs.
-        version: The version of django-ringcache.
-        started: When it started, in seconds since 1970 by the clock of a node.
-        settings: The settings that all processes must have in common.
-        views: The nodes that it does not use now.
-        clock_ahead: By how many seconds its clock was ahead of the node's when it reported; None: not known.
-        age: Seconds since it reported.
-        names: For each alias and node of the reader, the name that the process has for the server.
-        drains: The partitions that it drains, each with the time since when, by the clock of a node.
-        waits: The databases that did not answer it, each with the seconds until it tries it again, and the
-            time since when it does not answer, by the clock of a node.
-        queues: Celery's queues that it serves, if it is a worker.
-        routes: Celery's queue of each task, as the worker knows it.
-        app: The name of Celery's app, as ``celery -A`` takes it, if it is a worker or beat.
-    """
-
-    id: str
-    kind: str
-    host: str
-    pid: int
-    command: str
-    version: str
-    started: float
-    settings: Mapping[str, AgreedSetting]
-    views: tuple[NodeView, ...] = ()
-    clock_ahead: float | None = None
-    age: float = 0.0
-    names: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    drains: Sequence[tuple[str, float]] = ()
-    waits: Sequence[tuple[str, float, float]] = ()
-    queues: Sequence[str] = ()
-    routes: Mapping[str, str] = field(default_factory=dict)
-    app: str = ""
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        """Its kinds."""
-        return frozenset(self.kind.split("+"))
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the settings that all processes must have in common."""
-        digests = sorted((path, setting.digest) for path, setting in self.settings.items())
-        return blake2b(repr(digests).encode(), digest_size=4).hexdigest()
-
-    @property
-    def label(self) -> str:
-        """Its kind, host and process ID, for sentences."""
-        return f"{self.kind} {self.pid} on {self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +130,7 @@ def read_processes() -> Processes:
     own = this_process.process_id()
     if own not in reports:
         reports[own] = (_report(), median(times) if times else time.time(), 0.0)
-    read = (_process(each, *reports[each], names.get(each, {})) for each in reports)
+    read = (read_report(each, *reports[each], names.get(each, {})) for each in reports)
     known = sorted(filter(None, read), key=lambda each: each.started)
     silent = [each for each in known if each.age > SILENT_SECONDS and each.id != own]
     present = [each for each in known if each not in silent]
@@ -286,43 +203,3 @@ def _views() -> list[dict[str, Any]]:
                     }
                 )
     return views
-
-
-def _process(
-    process: str, report: bytes, at: float, age: float, names: Mapping[tuple[str, str], str]
-) -> Process | None:
-    """Return a process by its report; None if that cannot be read."""
-    try:
-        data = json.loads(report)
-        ahead, facts = float(data["clock"]) - at, data.get("facts", {})
-        return Process(
-            process,
-            _kind(data["kind"]),
-            str(data["host"]),
-            int(data["pid"]),
-            str(data["command"]),
-            str(data["version"]),
-            float(data["started"]) - ahead,
-            {str(path): AgreedSetting(*map(str, pair)) for path, pair in data["settings"].items()},
-            tuple(_view(view, ahead) for view in data.get("views", ())),
-            ahead,
-            age,
-            names,
-            [(str(partition), float(since) - ahead) for partition, since in facts.get("drains", ())],
-            [(str(using), float(left), float(at) - ahead) for using, left, at in facts.get("waits", ())],
-            [str(queue) for queue in facts.get("queues", ())],
-            {str(task): str(queue) for task, queue in facts.get("routes", {}).items()},
-            str(facts.get("app", "")),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise_interrupt(error)
-        return None
-
-
-def _view(view: dict[str, Any], ahead: float) -> NodeView:
-    since = view.get("since")
-    return NodeView(**view | {"since": None if since is None else since - ahead})
-
-
-def _kind(text: str) -> str:
-    return "+".join(kind for kind in text.split("+") if kind in _KINDS) or "command"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from io import StringIO
 from typing import Any
 
 import pytest
 from celery import signals
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.test import override_settings
+from django.test import Client, override_settings
 
 from cachebackend import RingCache, protocol, tasks
 from cachebackend.admin.page import _process_rows
@@ -203,6 +205,50 @@ def test_a_forged_report_is_left_out(ring_cache: RingCache, monkeypatch: pytest.
             report_this_process()
     monkeypatch.undo()
     assert len(read_processes().found) == 1
+
+
+_VIEW = {"alias": "default", "node": "ring-b", "state": "ejected", "since": 1.0, "probe_in": 1.0}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"pid": math.inf},
+        {"clock": math.inf},
+        {"started": math.nan},
+        {"started": 1e18},
+        {"host": "\ud800"},
+        {"settings": {"CACHES['default']['VERSION']": ["x", "\ud800"]}},
+        {"views": [_VIEW | {"alias": ["default"]}]},
+        {"views": [_VIEW | {"node": {}}]},
+        {"views": [_VIEW | {"error": "\ud800"}]},
+        {"views": [_VIEW | {"since": math.nan}]},
+        {"views": [_VIEW | {"probe_in": "soon"}]},
+        {"facts": {"drains": [["demo.article:1", math.inf]]}},
+        {"nested": "nested"},
+    ],
+)
+def test_a_damaged_report_ends_no_view(
+    damage: dict[str, Any], ring_cache: RingCache, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page, the metrics and the commands show the other processes."""
+    settings.RINGCACHE_METRICS_TOKEN = token = "a-token-of-24-characters"
+    settings.RINGCACHE = {**getattr(settings, "RINGCACHE", {}), "status": {"token": token}}
+    whole = json.loads(processes._report())
+    report = json.dumps(whole | damage).replace('"nested"}', "[" * 100_000 + "]" * 100_000 + "}").encode()
+    monkeypatch.setattr(processes, "_report", lambda: report)
+    with another_process():
+        report_this_process()
+    monkeypatch.undo()
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("root"))
+    for path in ("/admin/cachebackend/ring/", "/ring-status/?format=json", "/ring-status/", "/metrics/"):
+        response = client.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code == 200
+    out = StringIO()
+    with suppress(SystemExit):
+        call_command("ring", "processes", stdout=out)
+    assert "this command" in out.getvalue().encode().decode()
 
 
 def test_a_report_has_no_password(ring_cache: RingCache, services: Services) -> None:

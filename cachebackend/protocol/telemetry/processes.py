@@ -148,7 +148,7 @@ def _presences(time: object, members: object, created: object) -> NodePresences 
         process, _, rest = member.decode(errors="replace").partition(" ")
         alias, _, name = rest.partition(" ")
         at = float(score) / 1000
-        if name and now - at <= KEEP_PROCESS_SECONDS:
+        if name and abs(now - at) <= KEEP_PROCESS_SECONDS:  # one in the future: the node's clock was set back
             presences.append(Presence(process, unquote(alias), name, max(now - at, 0.0), at))
     since = _number(created) / 1000
     return NodePresences(presences, now, now - since if since else None)

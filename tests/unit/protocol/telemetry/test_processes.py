@@ -33,8 +33,11 @@ def test_a_process_that_ends_is_removed_from_each_node() -> None:
 
 
 def test_the_last_report_of_each_process_is_read_from_a_node_that_has_it() -> None:
-    """With the age by the clock of each node; an old presence is left out, and so is a node that is down."""
-    seen = [b"p1 my%20cache a", b"998500", b"p2 x a", b"970000"]
+    """With the age by the clock of each node.
+
+    A presence that is old or in the future is left out, and so is a node that is down.
+    """
+    seen = [b"p1 my%20cache a", b"998500", b"p2 x a", b"970000", b"p3 x a", b"inf"]
     first: list[Any] = [[b"1000", b"500000"], seen, b"900000"]
     second: list[Any] = [[b"2000", b"0"], [b"p1 my%20cache b", b"1999000"], None]
     replies = [*first, *second, DOWN, DOWN, DOWN]

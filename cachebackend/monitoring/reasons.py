@@ -14,7 +14,7 @@ from django.db import Error, router
 
 from cachebackend import protocol, writebehind
 from cachebackend.client import QueueClient
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
@@ -153,7 +153,7 @@ def find_reasons(
         else {},
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
-        last_tick=_read(lambda: last_runs().get("tick", 0.0), None) if ring_aliases() else None,
+        last_tick=_read(lambda: last_runs().get("tick", 0.0), None),
         processes=processes or (process_figures() if late else ProcessFigures()),
         databases=_databases(late),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cachebackend.conf import write_behind_options
+from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.monitoring.faults import MAX_RUN_AGE_SECONDS, Fault, max_tick_age
@@ -42,7 +42,7 @@ class WorkerFigures:
 
     Attributes:
         last_runs: In seconds since 1970, by the task's name; a task that never ran is not there.
-            None if no node answered.
+            None if no node answered, or no ring cache stores the times.
         faults: Which tasks should run and do not.
     """
 
@@ -58,14 +58,18 @@ class WorkerFigures:
 def worker_figures(processes: ProcessFigures | None = None) -> WorkerFigures:
     """Return when the periodic tasks last ran; the nodes that did not answer are a fault of the alias.
 
+    If that is not known, a worker or beat that does not report itself is a fault all the same.
+
     Args:
         processes: The processes of the site; None: they are not known.
     """
+    max_ages = _max_ages()
     try:
         runs = last_runs()
     except RingCacheError:
-        return WorkerFigures()
-    return WorkerFigures(runs, worker_faults(runs, _max_ages(), time.time(), processes))
+        faults = [] if processes is None else list(_absence_faults(processes, [*max_ages]))
+        return WorkerFigures(faults=[each for each in faults if each.kind is not FaultKind.TASKS_LATE])
+    return WorkerFigures(runs, worker_faults(runs, max_ages, time.time(), processes))
 
 
 def worker_faults(
@@ -87,14 +91,23 @@ def worker_faults(
     if not late and not never:
         return []
     since = min((runs[task] for task in late), default=None)
-    tasks = " and ".join(sorted(late + never))
     if processes is None or processes.processes is None:
-        message = f"No worker runs {tasks}: start a Celery worker with beat."
+        message = f"No worker runs {' and '.join(sorted(late + never))}: start a Celery worker with beat."
         return [Fault(FaultKind.NO_WORKER, message, since)]
-    absence = cause_of_absence(processes, min(late + never))
-    message = f"{absence.text}, so {tasks} {'do' if ' ' in tasks else 'does'} not run."
+    return list(_absence_faults(processes, late + never, since))
+
+
+def _absence_faults(
+    processes: ProcessFigures, tasks: Sequence[str], since: float | None = None
+) -> Iterator[Fault]:
+    """Yield why tasks do not run, if there are any, and if processes are known."""
+    if processes.processes is None or not tasks:
+        return
+    absence = cause_of_absence(processes, min(tasks))
+    text = " and ".join(sorted(tasks))
+    message = f"{absence.text}, so {text} {'do' if len(tasks) > 1 else 'does'} not run."
     way_out = f"{absence.way_out[0].upper()}{absence.way_out[1:]}."
-    return [Fault(absence.kind, message, since, way_out)]
+    yield Fault(absence.kind, message, since, way_out)
 
 
 def cause_of_absence(processes: ProcessFigures, task: str) -> Absence:
@@ -124,11 +137,11 @@ def cause_of_absence(processes: ProcessFigures, task: str) -> Absence:
 def _max_ages() -> dict[str, float]:
     """Return the tasks that this project needs, and how many seconds ago each may have run.
 
-    ``relay`` is needed where models are watched, ``tick`` where write-behind is on.
+    ``relay`` is needed where models are watched and there is a ring cache, ``tick`` where write-behind is on.
     """
     options = write_behind_options()
     needed: dict[str, float] = {}
-    if watched_models():
+    if watched_models() and ring_aliases():
         needed["relay"] = MAX_RUN_AGE_SECONDS
     if options.is_on:
         needed["tick"] = max_tick_age(options)

@@ -42,11 +42,12 @@ def last_runs() -> dict[str, float]:
     A task that is not in it has not run for three months, or not since the nodes were emptied.
 
     Raises:
-        RingCacheError: Neither of the two nodes answered.
+        RingCacheError: Neither of the two nodes answered, or no ring cache stores the times.
     """
     cache = _first_cache()
     if cache is None:
-        return {}
+        message = "no ring cache stores when the periodic tasks ran"
+        raise RingCacheError(message)
     [stored] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
     if isinstance(stored, RingCacheError):
         raise stored

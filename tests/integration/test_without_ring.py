@@ -15,6 +15,10 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 from cachebackend import InvalidatingManager, cached, checks, invalidate
 from cachebackend.invalidation import watched
 from cachebackend.models import OutboxRow
+from cachebackend.monitoring import workers
+from cachebackend.monitoring.processes import ProcessFigures
+from cachebackend.options import WriteBehindOptions
+from cachebackend.telemetry.processes import Process
 from cachebackend.testing import empty_ring
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -48,6 +52,18 @@ def test_reads_load_from_the_database(call: Callable[..., Any]) -> None:
         Article.cached.get(slug="first")
         Article.cached.in_bulk([article.pk])
     assert len(captured) == 2
+
+
+def test_tasks_whose_last_run_nobody_stores_are_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their last runs are unknown. A worker that is missing is found by the reports of the processes."""
+    monkeypatch.setattr(workers, "write_behind_options", lambda: WriteBehindOptions(nodes=("q",)))  # type: ignore[arg-type]
+    figures = workers.worker_figures()
+    assert (figures.last_runs, figures.faults) == (None, [])
+    worker, beat = (Process(kind, kind, "h", 1, "celery", "1", 0.0, {}) for kind in ("worker", "beat"))
+    for processes, kinds in (([worker, beat], []), ([worker], ["no-beat"]), ([], ["no-worker"])):
+        found = workers.worker_figures(ProcessFigures(processes)).faults
+        assert [fault.kind for fault in found] == kinds
+        assert not found or found[0].message.endswith(", so tick does not run.")
 
 
 def test_reads_follow_the_base_manager_and_the_class() -> None:

@@ -282,21 +282,27 @@ def _off(seconds: float) -> str:
 
 
 def view_faults(processes: Sequence[Process]) -> Iterator[Fault]:
-    """Yield a fault for each node that some processes do not reach and others do."""
-    away: dict[tuple[str, str], list[tuple[Process, float | None, str]]] = {}
+    """Yield a fault for each node that some processes, or all of them, do not reach.
+
+    The process that asks may reach it nevertheless: a command may have been given another password.
+    """
+    away: dict[tuple[str, str], list[tuple[Process, NodeView]]] = {}
     for process in processes:
         for view in process.views:
-            away.setdefault((view.alias, view.node), []).append((process, view.since, view.error))
+            away.setdefault((view.alias, view.node), []).append((process, view))
     for (alias, node), seen in away.items():
-        users = [each for each in processes if any(of == alias for of, _ in each.names)]
-        if len(seen) < len(users):
-            since = min((at for _, at, _ in seen if at is not None), default=None)
-            names = _labels([process for process, *_ in seen])
-            message = (
-                f"Node {node} of {alias!r} is not reached by {len(seen)} of {len(users)} processes "
-                f"({names}): {seen[0][2]}"
-            )
-            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since)
+        users = sum(_uses(each, alias) for each in processes)
+        which = f"{len(seen)} of {users}" if len(seen) < users else f"any of the {users}"
+        names = _labels([process for process, _ in seen])
+        error = seen[0][1].error
+        message = f"Node {node} of {alias!r} is not reached by {which} processes ({names}): {error}"
+        since = min((view.since for _, view in seen if view.since is not None), default=None)
+        yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since)
+
+
+def _uses(process: Process, alias: str) -> bool:
+    """Return whether a process uses an alias: it reported to one of its nodes, or could not reach one."""
+    return any(of == alias for of, _ in process.names) or any(view.alias == alias for view in process.views)
 
 
 def dated(fault: Fault, figures: ProcessFigures) -> Fault:

@@ -18,6 +18,7 @@ class FaultKind(StrEnum):
     """The kinds of faults; the value of each is the heading of its section, and the anchor of links to it."""
 
     NODE_DOWN = "node-down"
+    QUEUE_NODE_DOWN = "queue-node-down"
     NODE_PARTLY_REACHED = "node-partly-reached"
     NODE_REPLAYING = "node-replaying"
     FIGURES_UNREADABLE = "figures-unreadable"
@@ -33,7 +34,6 @@ class FaultKind(StrEnum):
     DATABASE_DOWN = "database-down"
     OUTBOX_UNREADABLE = "outbox-unreadable"
     DELETES_PENDING = "deletes-pending"
-    QUEUE_NODE_DOWN = "queue-node-down"
     QUEUE_NODE_DISK = "queue-node-disk"
     QUEUE_NODE_FULL = "queue-node-full"
     QUEUE_SETTINGS = "queue-settings"
@@ -107,7 +107,7 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.DATABASE_DOWN: _LATE_WRITES
     | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED},
     FaultKind.PARTITION_BLOCKED: _LATE_WRITES | {FaultKind.WRITES_RETRIED},
-    FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES,
+    FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES | {FaultKind.NODE_PARTLY_REACHED},
     FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,
     FaultKind.QUEUE_NODE_FULL: _LOST_WRITES,
 }

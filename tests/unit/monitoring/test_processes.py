@@ -125,15 +125,18 @@ def test_a_clock_is_wrong_by_the_clock_of_the_nodes(ahead: dict[str, float], mes
     assert all(each.startswith(message or "") for each in messages)
 
 
-def test_a_node_that_only_some_processes_do_not_reach_is_a_fault() -> None:
-    """One that none reaches is down, which is another fault."""
+def test_a_node_that_processes_do_not_reach_is_a_fault() -> None:
+    """Whether the process that asks reaches it or not, and although none of them could report to it."""
     names = {("default", "b"): "b"}
     away = process("a", names=names, views=(NodeView("default", "a", "ejected", 5.0, 1.0, "refused"),))
     other = process("b", names=names)
     [fault] = view_faults([away, other])
     assert fault.message == ("Node a of 'default' is not reached by 1 of 2 processes (web 1 on h): refused")
     assert fault.since == 5.0
-    assert list(view_faults([away, away])) == []
+    unreported = replace(away, names={})
+    for processes in ([away, replace(away, id="c")], [unreported, replace(unreported, id="c")]):
+        [fault] = view_faults(processes)
+        assert "is not reached by any of the 2 processes (web 1 on h, web 1 on h)" in fault.message
 
 
 def test_a_fault_began_when_the_first_process_noticed_it() -> None:

@@ -139,7 +139,7 @@ def test_a_rollback_to_a_savepoint_after_changes_is_a_change(connection: Any, sq
         SimpleNamespace(as_string=lambda _: "SAVEPOINT x"),
         object(),
     ],
-    ids=str,
+    ids=["name", "quoted", "comment", "comment before", "several", "bytes", "composed", "object"],
 )
 def test_a_savepoint_after_changes_hides_one_of_its_name(connection: Any, first: str, second: Any) -> None:
     """A rollback to the name leaves the changes, in whichever form the second savepoint is made."""

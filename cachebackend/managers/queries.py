@@ -81,10 +81,10 @@ class RowQueries(Generic[M]):
             rows = (self._only(lookup, value) for value in values)
             return [row for row in rows if row is not None]
         name = "pk" if lookup.is_pk else lookup.single.name
-        return list(self._rows.filter(**{f"{name}__in": values}).values_list(*self._shape.names))
+        return list(self._rows.filter(**{f"{name}__in": values}).values_list(*self._shape.selected))
 
     def _only(self, lookup: Lookup, value: Any) -> Row | None:
-        rows = list(self._rows.filter(**lookup.filters(value)).values_list(*self._shape.names)[:2])
+        rows = list(self._rows.filter(**lookup.filters(value)).values_list(*self._shape.selected)[:2])
         if len(rows) > 1:
             shown = ", ".join(f"{name}={part!r}" for name, part in lookup.filters(value).items())
             message = f"Several rows of {self._model.__name__} have {shown}."

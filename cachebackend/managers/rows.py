@@ -19,6 +19,7 @@ from django.db.models.fields.related_descriptors import ForeignKeyDeferredAttrib
 from django.db.models.signals import post_init, pre_init
 from xxhash import xxh3_64_hexdigest
 
+from cachebackend.managers.conversions import Conversions, Unconverted
 from cachebackend.managers.lookups import Lookup
 from cachebackend.properties import cached_property
 
@@ -53,7 +54,17 @@ class RowShape(Generic[M]):
         )
         #: What returns a row's value of a lookup, by the columns of the lookup.
         self._getters: dict[tuple[str, ...], Callable[[Row], Any]] = {}
-        shape = [(field.attname, field.column, type(field).__qualname__) for field in fields]
+        conversions = Conversions(model)
+        self._convert = conversions.of if conversions.positions else None
+        #: What is selected of a row, in the order of ``names``.
+        self.selected: list[str | Unconverted] = [
+            Unconverted(name) if position in conversions.positions else name
+            for position, name in enumerate(self.names)
+        ]
+        shape = [
+            (field.attname, field.column, type(field).__qualname__, *["unconverted"] * (each is not name))
+            for field, each, name in zip(fields, self.selected, self.names, strict=True)
+        ]
         self._fingerprint = xxh3_64_hexdigest(repr((base_manager, shape)).encode())
 
     def value(self, row: Row) -> list[Any]:
@@ -81,6 +92,8 @@ class RowShape(Generic[M]):
         replaces them, or a receiver of a signal waits for new instances. Otherwise they are not called:
         they take longer than the rest of what a cached row needs in this process.
         """
+        if self._convert is not None:
+            row = self._convert(row, using)
         if not self._stores_only:
             return self.model.from_db(using, self.names, row)
         instance = object.__new__(self.model)

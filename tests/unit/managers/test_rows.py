@@ -13,6 +13,7 @@ from django.apps.registry import Apps
 from django.db import models
 from django.db.models.signals import ModelSignal, post_init, pre_init
 
+from cachebackend.managers.conversions import Conversions
 from cachebackend.managers.lookups import Lookup
 from cachebackend.managers.rows import RowShape
 from tests.shop.models import Author, Line, Tag
@@ -67,8 +68,9 @@ def test_the_value_of_a_lookup_is_found_among_the_columns() -> None:
 def test_an_instance_is_as_django_makes_it(model: type[models.Model]) -> None:
     """The same attributes in the same order, and the same state, also where no constructor is called."""
     shape = RowShape(model)
-    row = [f"column {number}" for number, _ in enumerate(shape.names)]
-    made, expected = shape.instance(row, "other"), model.from_db("other", shape.names, row)
+    row = [number for number, _ in enumerate(shape.names)]
+    converted = Conversions(model).of(row, "lite")
+    made, expected = shape.instance(row, "lite"), model.from_db("lite", shape.names, converted)
     states = [each.__dict__.pop("_state") for each in (made, expected)]
     assert states[0].fields_cache == states[1].fields_cache == {}  # Django makes it when it is used
     assert states[0].__dict__ == states[1].__dict__

@@ -72,6 +72,20 @@ def test_an_ejected_node_costs_nothing(
         cache.incr(dead[0])
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_value_that_cannot_be_moved_stays(
+    cache: RingCache, dead: list[str], probes: Probes, is_async: bool
+) -> None:
+    """The node of the new version is down; that is reported as for a missing key."""
+    ring, version = cache.client.ring, cache.version + 1
+    targets = {n: ring.names[ring.owner(cache.key_bytes(f"k{n}", version))] for n in range(30)}
+    key = next(f"k{n}" for n, name in targets.items() if name == NODE and f"k{n}" not in dead)
+    value = cache.get(key)
+    with pytest.raises(ValueError, match="not found"):
+        asyncio.run(cache.aincr_version(key)) if is_async else cache.incr_version(key)
+    assert cache.get(key) == value
+
+
 @pytest.mark.parametrize("way", ["get_or_set", "get_or_set_many", "aget_or_set_many", "tags"])
 def test_a_call_waits_for_a_hung_node_once(
     cache: RingCache, dead: list[str], probes: Probes, way: str, monkeypatch: pytest.MonkeyPatch

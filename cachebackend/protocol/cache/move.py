@@ -15,9 +15,10 @@ __all__ = ["move"]
 
 
 def move(context: Context, key: bytes, target: bytes) -> Operation[bool]:
-    """Store the value of a key under another one, and delete the key; return whether it had a value.
+    """Store the value of a key under another one, and delete the key; return whether it was moved.
 
-    The two keys may have different owners, so the move is not atomic.
+    The two keys may have different owners, so the move is not atomic. If the owner of the target does not
+    confirm it, the value stays where it is.
     """
     node = context.serving_node(key)
     record, ttl_ms = yield Send([(node, (b"GET", key)), (node, (b"PTTL", key))])
@@ -26,6 +27,7 @@ def move(context: Context, key: bytes, target: bytes) -> Operation[bool]:
         return False
     record, life_ms = context.codec.moved(record, key, target), None if ttl_ms == -1 else ttl_ms
     [reply] = yield from write(context, [target], lambda: [begin_set(context, target, record, life_ms)])
-    settle_set(context, reply)
+    if not settle_set(context, reply):  # else the value would be at neither key
+        return False
     yield from delete(context, key)
     return True

@@ -14,6 +14,8 @@ and ``reaper``.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import os
 import secrets
 import signal
 import subprocess
@@ -175,13 +177,22 @@ class Services:
 
     def stop(self, name: str) -> None:
         """Suspend a server: it keeps its connections and answers nothing."""
-        self._process(name).send_signal(signal.SIGSTOP)
+        self._signal_all(name, signal.SIGSTOP)
         self._servers[name].is_suspended = True
 
     def resume(self, name: str) -> None:
         """Continue a suspended server; it has lost nothing."""
-        self._process(name).send_signal(signal.SIGCONT)
+        self._signal_all(name, signal.SIGCONT)
         self._servers[name].is_suspended = False
+
+    def _signal_all(self, name: str, number: int) -> None:
+        """Send a signal to a server and to its children; Postgres has one for each connection."""
+        process = self._process(name)
+        process.send_signal(number)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        for pid in children.read_text().split() if children.exists() else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
 
     def restart(self, name: str) -> None:
         """Start a server again on its old port; a queue node reads its file, a ring node is empty."""

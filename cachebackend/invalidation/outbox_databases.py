@@ -24,7 +24,15 @@ from cachebackend.invalidation.outbox_table import forget_outbox, may_have_outbo
 from cachebackend.invalidation.own_thread import Outcome, OwnThread
 from cachebackend.models import OutboxRow
 
-__all__ = ["Answers", "Server", "ask_databases", "is_private", "outbox_databases", "server_of"]
+__all__ = [
+    "Answers",
+    "Server",
+    "ask_databases",
+    "is_private",
+    "outbox_databases",
+    "server_of",
+    "unanswered_since",
+]
 
 T = TypeVar("T")
 #: The most threads for each database that wait for an answer although nothing waits for them any more.
@@ -34,6 +42,8 @@ IDLE_SECONDS = 3.0
 #: Seconds after an answer was late for which other requests to the same database fail at once, while the
 #: late answer has not come: one page asks a database several times, and waits for it once.
 LATE_SECONDS = 2.0
+#: Seconds without a request after which it is not known any more whether a database has answered meanwhile.
+FORGET_SECONDS = 60.0
 
 _POSTGRES = """
     SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
@@ -94,7 +104,19 @@ def server_of(using: str) -> Server:
 
 
 class _NotAskedError(TimeoutError):
-    """The database was not asked, because it has not answered earlier requests."""
+    """The database was not asked, because it has not answered earlier requests in time."""
+
+
+class _Outage(NamedTuple):
+    """Requests in turn that a database did not answer, in seconds since 1970.
+
+    Attributes:
+        first: When the first of them began.
+        last: When the last of them ended.
+    """
+
+    first: float
+    last: float
 
 
 class _Asker:
@@ -143,6 +165,8 @@ _lock = threading.Lock()
 _askers: dict[str, list[_Asker]] = {}
 #: When a request to a database last ended without an answer, in monotonic seconds, by its alias.
 _late_at: dict[str, float] = {}
+#: The databases that did not answer their last request, by alias.
+_outages: dict[str, _Outage] = {}
 
 
 def ask_databases(
@@ -162,19 +186,23 @@ def ask_databases(
         A database that has not answered in time has a TimeoutError.
     """
     answers: Answers[T] = Answers({}, {})
-    deadline = SYSTEM_CLOCK.monotonic() + timeout
+    deadline, began = SYSTEM_CLOCK.monotonic() + timeout, SYSTEM_CLOCK.now()
     if aliases is None:
         aliases = list(outbox_databases())
     asked: dict[str, Outcome[T]] = {using: Outcome() for using in aliases}
     try:
         for using, answer in asked.items():
-            _ask(using, ask, answer)
+            _ask(using, ask, answer, timeout)
         for using, answer in asked.items():
             try:
                 answers.found[using] = answer.result(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
+                _outages.pop(using, None)
             except Exception as error:  # noqa: BLE001  # each caller reports it, with the database
                 raise_interrupt(error)
-                answers.errors[using] = error
+                _note_outage(using, began)
+                # It has waited for what was left of the time when the other databases had answered
+                is_late = isinstance(error, TimeoutError) and not isinstance(error, _NotAskedError)
+                answers.errors[using] = TimeoutError(_no_answer(timeout)) if is_late else error
                 if isinstance(error, TimeoutError) and not isinstance(error, _NotAskedError):
                     _late_at[using] = SYSTEM_CLOCK.monotonic()
                 if isinstance(error, DatabaseError):
@@ -185,7 +213,23 @@ def ask_databases(
     return answers
 
 
-def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
+def unanswered_since(using: str) -> float | None:
+    """Return since when a database does not answer this process, in seconds since 1970; None if it does."""
+    outage = _outages.get(using)
+    return None if outage is None else outage.first
+
+
+def _note_outage(using: str, began: float) -> None:
+    now, before = SYSTEM_CLOCK.now(), _outages.get(using)
+    is_same = before is not None and began - before.last < FORGET_SECONDS
+    _outages[using] = _Outage(before.first if before is not None and is_same else began, now)
+
+
+def _no_answer(timeout: float) -> str:
+    return f"no answer within {timeout:g} s"
+
+
+def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T], timeout: float) -> None:
     """Begin to ask a database."""
     try:
         if is_private(connections[using]):
@@ -196,8 +240,7 @@ def _ask(using: str, ask: Callable[[str], T], answer: Outcome[T]) -> None:
             late = sum(each.answer is not None and not each.answer.is_awaited for each in askers)
             was_late = SYSTEM_CLOCK.monotonic() - _late_at.get(using, float("-inf")) < LATE_SECONDS
             if late >= MAX_LATE or (late and was_late):
-                message = f"no answer to {late} earlier requests"
-                raise _NotAskedError(message)  # an error as those of ``ask``
+                raise _NotAskedError(_no_answer(timeout))  # an error as those of ``ask``
             asker = next((each for each in askers if each.answer is None), None)
             if asker is None:
                 asker = _Asker(using)

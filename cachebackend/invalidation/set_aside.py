@@ -24,7 +24,7 @@ from cachebackend.invalidation.outbox_keys import UNKNOWN_MODEL
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.models import OutboxRow
 
-__all__ = ["delete_set_aside", "set_aside", "set_aside_errors"]
+__all__ = ["delete_set_aside", "set_aside", "set_aside_errors", "set_aside_since"]
 
 #: The most characters of an error that are stored.
 _ERROR_CHARACTERS = OutboxRow._meta.get_field("error").max_length or 0
@@ -71,6 +71,13 @@ def set_aside_errors(using: str) -> list[str]:
         f"{f'a change of {label}' if label else 'deletes of keys'} ({error})"
         for label, error in found.values_list("label", "error")[:_MAX_SHOWN]
     ]
+
+
+def set_aside_since(using: str) -> float | None:
+    """Return when the oldest row that is set aside was stored, in seconds since 1970; None if none is."""
+    rows = OutboxRow.objects.using(using).exclude(error="").order_by("created")
+    first = rows.values_list("created", flat=True).first()
+    return None if first is None else first.timestamp()
 
 
 def delete_set_aside(using: str) -> int:

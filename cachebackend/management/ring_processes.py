@@ -32,7 +32,8 @@ def processes_report(command: ReportCommand) -> Report:
             node = f"node {view.node} of {view.alias!r}"
             command.say(f"{process.label}: {node} is {view.state}{again}: {view.error}")
         for using, seconds, _ in process.waits:
-            command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")
+            if seconds > 0:
+                command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")
     if figures.versions_text:
         command.say(figures.versions_text)
     for process in figures.silent:

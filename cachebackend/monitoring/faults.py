@@ -90,20 +90,19 @@ class Fault:
 def by_cause(faults: Sequence[Fault]) -> list[Fault]:
     """Return the faults that no other one explains, each with those that it explains.
 
-    Faults are compared in the order of the runbook, which has causes before their consequences. So a fault
-    that two others explain is a consequence of the first of them.
+    Faults are compared in the order of the runbook, which has causes before their consequences. A fault that
+    several others explain is a consequence of the last of them: while no relay runs, for example, pending
+    deletes wait for that, also if a node does not answer.
     """
     order = list(RUNBOOK)
     causes: list[Fault] = []
     for fault in sorted(faults, key=lambda each: order.index(each.kind)):
-        index = next(
-            (i for i, cause in enumerate(causes) if fault.kind in EXPLAINS.get(cause.kind, ())), None
-        )
-        if index is None:
-            causes.append(fault)
+        explaining = [i for i, cause in enumerate(causes) if fault.kind in EXPLAINS.get(cause.kind, ())]
+        if explaining:
+            cause = causes[explaining[-1]]
+            causes[explaining[-1]] = replace(cause, consequences=(*cause.consequences, fault))
         else:
-            cause = causes[index]
-            causes[index] = replace(cause, consequences=(*cause.consequences, fault))
+            causes.append(fault)
     return causes
 
 

@@ -8,14 +8,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from django.db import InterfaceError, OperationalError, connections
+
 from cachebackend.client import RingClient
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import INTENT_SECONDS, READ_TIMEOUT
-from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
+from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of, unanswered_since
 from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import has_outbox
-from cachebackend.invalidation.set_aside import set_aside_errors
+from cachebackend.invalidation.set_aside import set_aside_errors, set_aside_since
 from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
 from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.monitoring.runbook import FaultKind
@@ -36,11 +38,9 @@ MAX_SEARCHED_ROWS = 20_000
 MAX_COUNTED_ROWS = 10_000
 #: The most bytes of outbox rows of a database that are searched or counted.
 MAX_BYTES = 64 * 1024**2
+#: The most rows that are set aside of which the error is shown.
+MAX_SHOWN = 3
 _UNREAD = "The outbox of database {!r} cannot be read: {}"
-_SET_ASIDE = (
-    "The outbox of database {!r} holds {}, which cannot be read and is set aside. All that it can mean was "
-    'deleted. "manage.py invalidation discard" deletes it.'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +65,37 @@ class _Outbox(NamedTuple):
     lag: float = 0.0
     rows: int = 0
     set_aside: Sequence[str] = ()
+    set_aside_since: float | None = None
 
 
-def outbox_figures(nodes_down: Sequence[str] = ()) -> OutboxFigures:
+def outbox_figures(nodes_down: Sequence[str] = (), *, is_relay_late: bool | None = None) -> OutboxFigures:
     """Return the lag and the number of rows over all databases; each database is counted once.
 
     Args:
         nodes_down: The names of the nodes that do not answer, as far as the caller knows.
+        is_relay_late: Whether the relay does not run; None: the caller does not know.
     """
     asked = ask_databases(_read_outbox, READ_TIMEOUT)
     by_server = {outbox.server: (using, outbox) for using, outbox in asked.found.items() if outbox.server}
     outboxes = dict(by_server.values())
-    faults = [
-        Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, _first_line(error)))
-        for using, error in asked.errors.items()
-    ]
-    faults += [
-        Fault(FaultKind.OUTBOX_UNREADABLE, _SET_ASIDE.format(using, each))
-        for using, outbox in outboxes.items()
-        for each in outbox.set_aside
-    ]
+    faults = [_database_fault(using, error) for using, error in asked.errors.items()]
+    faults += [fault for using, outbox in outboxes.items() for fault in _set_aside_faults(using, outbox)]
     lag = max((outbox.lag for outbox in outboxes.values()), default=0.0)
-    faults += _lag_faults(lag, nodes_down)
+    faults += _lag_faults(lag, nodes_down, is_relay_late=is_relay_late)
     if asked.errors:
         return OutboxFigures(faults=faults)
     return OutboxFigures(lag, sum(outbox.rows for outbox in outboxes.values()), faults)
+
+
+def _database_fault(using: str, error: Exception) -> Fault:
+    """Return the fault of a database that did not answer, or whose outbox has an error."""
+    text, since = _first_line(error), unanswered_since(using)
+    if not isinstance(error, OperationalError | InterfaceError | TimeoutError):
+        return Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, text), since)
+    settings = connections[using].settings_dict
+    address = ":".join(str(settings[name]) for name in ("HOST", "PORT") if settings.get(name))
+    server = f"{connections[using].display_name} at {address}" if address else connections[using].display_name
+    return Fault(FaultKind.DATABASE_DOWN, f"{server} does not answer (database {using!r}): {text}", since)
 
 
 def _first_line(error: Exception) -> str:
@@ -97,12 +103,24 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
+def _set_aside_faults(using: str, outbox: _Outbox) -> Iterator[Fault]:
+    """Yield a fault if rows of a database are set aside, with what is known of the first ones."""
+    if not (count := len(outbox.set_aside)):
+        return
+    rows = "One row" if count == 1 else f"{count:,} rows"
+    errors = "; ".join(outbox.set_aside[:MAX_SHOWN])
+    text = f"{rows} of the outbox of database {using!r} cannot be read; nothing is stale: {errors}"
+    yield Fault(FaultKind.OUTBOX_UNREADABLE, text, outbox.set_aside_since)
+
+
 def _read_outbox(using: str) -> _Outbox:
     """Return the outbox of one database; that of a replica is its primary's."""
     if not has_outbox(using) or (server := server_of(using)).is_replica:
         return _Outbox()
     same = server._replace(is_read_only=False)
-    return _Outbox(same, outbox_lag(using), pending_rows(using).count(), set_aside_errors(using))
+    errors = set_aside_errors(using)
+    since = set_aside_since(using) if errors else None
+    return _Outbox(same, outbox_lag(using), pending_rows(using).count(), errors, since)
 
 
 class PendingRow(NamedTuple):
@@ -223,16 +241,23 @@ def _lines(using: str, alias: str, key: bytes, endpoints: AbstractSet[str]) -> l
     return lines
 
 
-def _lag_faults(lag: float, nodes_down: Sequence[str]) -> list[Fault]:
+def _lag_faults(lag: float, nodes_down: Sequence[str], *, is_relay_late: bool | None) -> list[Fault]:
     if lag <= MAX_OUTBOX_LAG_SECONDS:
         return []
     names = ", ".join(sorted(set(nodes_down)))
-    if names:
-        advice = f"these nodes do not answer: {names}. Their deletes are sent when they are back."
+    pending, advice = f"Deletes have been pending for {duration(lag)}", ""
+    if is_relay_late:
+        nodes = f"; those of {names} wait for these nodes too" if names else ""
+        message = f"{pending}: no relay runs{nodes}."
+        advice = "Start what runs the relay; `manage.py invalidation relay` sends them now."
+    elif names:
+        message = f"{pending}: these nodes do not answer: {names}. Their deletes are sent when they are back."
+    elif is_relay_late is None:
+        message = f"{pending}: a node does not answer, or no relay runs."
     else:
-        advice = 'is every node up, and does a worker run? "manage.py invalidation relay" sends them now.'
-    message = f"Deletes have been pending for {duration(lag)}: {advice}"
-    return [Fault(FaultKind.DELETES_PENDING, message, time.time() - lag)]
+        message = f"{pending}, although every node answers and the relay runs."
+        advice = "Read the log of the worker that runs the relay."
+    return [Fault(FaultKind.DELETES_PENDING, message, time.time() - lag, advice)]
 
 
 def _oldest_rows(using: str) -> Iterator[Any]:

@@ -30,8 +30,8 @@ class FaultKind(StrEnum):
     CLOCK_WRONG = "clock-wrong"
     NO_WORKER = "no-worker"
     NO_BEAT = "no-beat"
-    TASKS_LATE = "tasks-late"
     DATABASE_DOWN = "database-down"
+    TASKS_LATE = "tasks-late"
     OUTBOX_UNREADABLE = "outbox-unreadable"
     DELETES_PENDING = "deletes-pending"
     QUEUE_NODE_DISK = "queue-node-disk"
@@ -105,7 +105,12 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.DATABASE_DOWN: _LATE_WRITES
-    | {FaultKind.DELETES_PENDING, FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED},
+    | {
+        FaultKind.TASKS_LATE,
+        FaultKind.DELETES_PENDING,
+        FaultKind.WRITES_PARKED,
+        FaultKind.WRITES_RETRIED,
+    },
     FaultKind.PARTITION_BLOCKED: _LATE_WRITES | {FaultKind.WRITES_RETRIED},
     FaultKind.QUEUE_NODE_DOWN: _LATE_WRITES | _LOST_WRITES | {FaultKind.NODE_PARTLY_REACHED},
     FaultKind.QUEUE_NODE_DISK: _LATE_WRITES | _LOST_WRITES,

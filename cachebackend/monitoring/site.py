@@ -49,7 +49,8 @@ def site_figures() -> SiteFigures:
     aliases = [each for each in read.values() if isinstance(each, AliasFigures)]
     down = [node.name for each in aliases for node in each.nodes if node.state not in {UP, REPLAYING}]
     processes = process_figures()
-    worker, outbox = worker_figures(processes), outbox_figures(down)
+    worker = worker_figures(processes)
+    outbox = outbox_figures(down, is_relay_late="relay" in worker.late)
     queues = queue_figures(is_database_up=outbox.rows is not None, processes=processes)
     faults = [fault for each in aliases for fault in each.faults]
     faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]

@@ -44,10 +44,12 @@ class WorkerFigures:
         last_runs: In seconds since 1970, by the task's name; a task that never ran is not there.
             None if no node answered, or no ring cache stores the times.
         faults: Which tasks should run and do not.
+        late: The names of those tasks.
     """
 
     last_runs: Mapping[str, float] | None = None
     faults: list[Fault] = field(default_factory=list)
+    late: Sequence[str] = ()
 
     @property
     def last_seen(self) -> float | None:
@@ -69,7 +71,9 @@ def worker_figures(processes: ProcessFigures | None = None) -> WorkerFigures:
     except RingCacheError:
         faults = [] if processes is None else list(_absence_faults(processes, [*max_ages]))
         return WorkerFigures(faults=[each for each in faults if each.kind is not FaultKind.TASKS_LATE])
-    return WorkerFigures(runs, worker_faults(runs, max_ages, time.time(), processes))
+    now = time.time()
+    late = [task for task, seconds in max_ages.items() if now - runs.get(task, 0.0) > seconds]
+    return WorkerFigures(runs, worker_faults(runs, max_ages, now, processes), late)
 
 
 def worker_faults(

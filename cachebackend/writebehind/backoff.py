@@ -15,6 +15,9 @@ __all__ = ["Backoff", "database_backoff", "is_unreachable"]
 logger = logging.getLogger("cachebackend")
 #: Seconds until an unreachable database is tried again: after the first failure, and at most.
 FIRST_SECONDS, MAX_SECONDS = 1.0, 30.0
+#: Seconds after the time for the next try until this process does not know any more whether the database
+#: answers: longer than a try takes. Other processes may have drained to it.
+FORGET_SECONDS = 90.0
 
 
 @dataclass(slots=True)
@@ -41,18 +44,23 @@ class Backoff:
         return 0.0 if outage is None else max(outage.until - self._clock.monotonic(), 0.0)
 
     def waits(self) -> list[tuple[str, float, float]]:
-        """Return the databases that did not answer when they were tried last.
+        """Return the databases that did not answer when they were tried last, unless that is long ago.
 
         Returns:
             For each its alias, the seconds until it may be tried, and since when it does not answer, in
             seconds since 1970.
         """
-        outages = list(self._outages.items())
+        outages = [(using, outage) for using, outage in list(self._outages.items()) if self._lasts(outage)]
         return [(using, self.wait_seconds(using), outage.since) for using, outage in outages]
+
+    def _lasts(self, outage: _Outage) -> bool:
+        return self._clock.monotonic() - outage.until < FORGET_SECONDS
 
     def failed(self, using: str, error: Exception) -> None:
         """Record that a database did not answer."""
         previous = self._outages.get(using)
+        if previous is not None and not self._lasts(previous):
+            previous = None
         seconds = FIRST_SECONDS if previous is None else min(2 * previous.seconds, MAX_SECONDS)
         since = self._clock.now() if previous is None else previous.since
         self._outages[using] = _Outage(self._clock.monotonic() + seconds, seconds, since)

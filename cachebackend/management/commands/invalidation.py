@@ -107,6 +107,7 @@ class Command(ReportCommand):
         outbox = outbox_figures()
         for fault in outbox.faults:
             self.say(fault.message)
+            self.say(f"  {fault.way_out}")
         data = {"rows": outbox.rows, "lag_seconds": None if outbox.lag is None else round(outbox.lag, 3)}
         return self._report(data, not outbox.faults)
 

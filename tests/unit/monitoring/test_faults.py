@@ -27,7 +27,7 @@ def test_the_limits_follow_the_flush_interval(flush_interval: float, tick: float
 
 
 def test_one_fault_for_each_cause_with_its_consequences_below_it() -> None:
-    """A dead node explains pending deletes, a missing worker late writes; others stay as they are."""
+    """A missing worker explains late writes, and pending deletes also while a node is down."""
     faults = [
         Fault(FaultKind.DELETES_PENDING, "deletes"),
         Fault(FaultKind.WRITES_WAIT, "writes"),
@@ -36,10 +36,17 @@ def test_one_fault_for_each_cause_with_its_consequences_below_it() -> None:
         Fault(FaultKind.NODE_DOWN, "node"),
     ]
     found = [(each.message, [below.message for below in each.consequences]) for each in by_cause(faults)]
-    assert found == [("node", ["deletes"]), ("worker", ["writes"]), ("parked", [])]
+    assert found == [("node", []), ("worker", ["deletes", "writes"]), ("parked", [])]
 
 
 def test_without_its_cause_a_consequence_is_a_fault_of_its_own() -> None:
     """It is never hidden."""
     [fault] = by_cause([Fault(FaultKind.DELETES_PENDING, "deletes")])
     assert (fault.message, fault.consequences) == ("deletes", ())
+
+
+def test_a_database_that_does_not_answer_explains_tasks_that_are_late() -> None:
+    """The relay waits for it, though a worker and beat run."""
+    faults = [Fault(FaultKind.TASKS_LATE, "tasks"), Fault(FaultKind.DATABASE_DOWN, "database")]
+    [fault] = by_cause(faults)
+    assert (fault.message, [each.message for each in fault.consequences]) == ("database", ["tasks"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, ProgrammingError
 
 from cachebackend.invalidation.outbox_databases import Answers, Server
 from cachebackend.monitoring import outbox, outbox_figures
@@ -34,7 +34,7 @@ def test_a_delete_that_is_pending_for_long_is_a_fault(
     figures = outbox_figures()
     assert (figures.lag, figures.rows, len(figures.faults)) == (lag, 7, faults)
     for fault in figures.faults:
-        assert fault.message.startswith("Deletes have been pending for 12 s: is every node up")
+        assert fault.message.startswith("Deletes have been pending for 12 s: a node does not answer, or")
 
 
 def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
@@ -49,14 +49,52 @@ def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
     )
 
 
+@pytest.mark.parametrize(
+    ("nodes", "is_relay_late", "text", "way_out"),
+    [
+        (["ring-b"], True, "no relay runs; those of ring-b wait for these nodes too.", "Start what runs"),
+        ([], True, "no relay runs.", "Start what runs the relay"),
+        ([], False, "although every node answers and the relay runs.", "Read the log of the worker"),
+        ([], None, "a node does not answer, or no relay runs.", "Send them now"),
+    ],
+)
+def test_pending_deletes_say_what_they_wait_for(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[str], is_relay_late: bool | None, text: str, way_out: str
+) -> None:
+    """Without the relay they stay pending, also when each node is back."""
+    answering(monkeypatch, default=outbox._Outbox(server("a"), 12.5, 7))
+    [fault] = outbox_figures(nodes, is_relay_late=is_relay_late).faults
+    assert fault.message.endswith(text)
+    assert fault.way_out.startswith(way_out)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TimeoutError("no answer within 3 s"), "does not answer (database 'default'): no answer within 3 s"),
+        (OperationalError("refused\nIs it running?"), "does not answer (database 'default'): refused"),
+        (ProgrammingError("no table"), "The outbox of database 'default' cannot be read: no table"),
+    ],
+)
+def test_the_fault_of_a_database_says_whether_it_answers(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    """And since when it does not, as far as this process knows."""
+    answering(monkeypatch, default=error)
+    monkeypatch.setattr(outbox, "unanswered_since", lambda using: 7.0)
+    [fault] = outbox_figures().faults
+    assert fault.message.endswith(message)
+    assert fault.since == 7.0
+
+
 def test_a_database_that_does_not_answer_leaves_the_figures_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database is reported as the fault, by its alias; what the others hold is reported too."""
     away = OperationalError("the connection is closed")
-    answering(monkeypatch, default=outbox._Outbox(server("a"), 12.5, 7), analytics=away)
+    answering(monkeypatch, analytics=outbox._Outbox(server("a"), 12.5, 7), default=away)
     figures = outbox_figures()
     assert (figures.lag, figures.rows) == (None, None)
     messages = [fault.message for fault in figures.faults]
-    assert messages[0] == "The outbox of database 'analytics' cannot be read: the connection is closed"
+    assert messages[0].endswith(" does not answer (database 'default'): the connection is closed")
     assert messages[1].startswith("Deletes have been pending for 12 s")
 
 
@@ -75,12 +113,17 @@ def test_a_database_with_two_aliases_is_counted_once(monkeypatch: pytest.MonkeyP
 
 def test_a_row_that_is_set_aside_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the database and the error, and how to delete the row."""
-    answering(monkeypatch, default=outbox._Outbox(server("a"), 0.0, 0, ["a change of shop.gone (unknown)"]))
+    errors = ["a change of shop.gone (unknown)"]
+    answering(monkeypatch, default=outbox._Outbox(server("a"), 0.0, 0, errors, 5.0))
     figures = outbox_figures()
     assert (figures.lag, figures.rows) == (0.0, 0)
     [fault] = figures.faults
-    assert "'default' holds a change of shop.gone (unknown), which cannot be read" in fault.message
-    assert "invalidation discard" in fault.message
+    assert fault.message == (
+        "One row of the outbox of database 'default' cannot be read; nothing is stale: "
+        "a change of shop.gone (unknown)"
+    )
+    assert "invalidation discard" in fault.way_out
+    assert fault.since == 5.0
 
 
 def row(*, overdue: bool, all_keys: bool = False, **keys: int) -> PendingRow:

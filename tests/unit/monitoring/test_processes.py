@@ -149,9 +149,11 @@ def test_a_fault_began_when_the_first_process_noticed_it() -> None:
     queue = Fault(FaultKind.QUEUE_NODE_DOWN, "Queue node q does not answer: refused", 8.0)
     away = process("y", views=(NodeView("WRITE_BEHIND", "q", "ejected", 6.0),))
     assert dated(queue, ProcessFigures([away])).since == 6.0
-    database = Fault(FaultKind.DATABASE_DOWN, "The outbox of database 'two' cannot be read")
+    database = Fault(FaultKind.DATABASE_DOWN, "PostgreSQL does not answer (database 'two')")
     assert dated(database, figures).since == 7.0
-    assert dated(replace(database, message="The outbox of database 'one'"), figures).since is None
+    assert (
+        dated(replace(database, message="PostgreSQL does not answer (database 'one')"), figures).since is None
+    )
 
 
 def test_processes_of_a_kind() -> None:

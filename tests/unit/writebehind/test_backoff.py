@@ -43,6 +43,18 @@ def test_each_failure_doubles_the_wait_up_to_half_a_minute(backoff: Backoff, clo
     assert backoff.wait_seconds("default") == 0.0
 
 
+def test_an_outage_is_forgotten_that_was_not_tried_again(backoff: Backoff, clock: StillClock) -> None:
+    """Other processes may have drained since; the next failure begins an outage of its own."""
+    backoff.failed("default", OSError())
+    clock.at += 60
+    assert [name for name, *_ in backoff.waits()] == ["default"]
+    clock.at += 60
+    assert backoff.waits() == []
+    backoff.failed("default", OSError())
+    [(_, seconds, since)] = backoff.waits()
+    assert (seconds, since) == (1.0, clock.now())
+
+
 def test_an_answer_resets_it_and_both_ends_are_logged_once(
     backoff: Backoff, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,7 +55,6 @@ from cachebackend.protocol.telemetry.counters import (
     nodes_of,
     read_counts,
     read_total,
-    record_time,
     stored_counts,
 )
 from cachebackend.protocol.telemetry.form_counts import (
@@ -73,6 +72,7 @@ from cachebackend.protocol.telemetry.node_info import (
     inspect_shard,
     memory_usage,
     node_infos,
+    node_times,
     number_of,
     start_times,
     stored_tokens,
@@ -85,6 +85,7 @@ from cachebackend.protocol.telemetry.processes import (
     report_process,
     withdraw_process,
 )
+from cachebackend.protocol.telemetry.task_runs import read_run_ages, record_run
 
 __all__ = [
     "MAX_SHAPES",
@@ -160,6 +161,7 @@ __all__ = [
     "move",
     "node_infos",
     "node_settings",
+    "node_times",
     "nodes_of",
     "number_of",
     "partition_counts",
@@ -172,9 +174,10 @@ __all__ = [
     "read_counts",
     "read_form_counts",
     "read_processes",
+    "read_run_ages",
     "read_shards",
     "read_total",
-    "record_time",
+    "record_run",
     "release",
     "replace",
     "report_process",

@@ -1,6 +1,6 @@
 """When each periodic task last ran, so that the page can say that no worker runs.
 
-The first ring cache in the settings stores the times, on two of its nodes.
+The first ring cache in the settings stores the times, on two of its nodes and by their clocks.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ __all__ = ["last_runs", "record_run"]
 logger = logging.getLogger("cachebackend")
 #: For how many seconds a time is stored: three months.
 KEEP_SECONDS = 90 * 24 * 3600
-#: Clocks differ by less; a time that is further in the future is not one at which a task ran.
-MAX_AHEAD_SECONDS = 3600.0
 
 
 def record_run(task: str) -> None:
@@ -29,16 +27,16 @@ def record_run(task: str) -> None:
     try:
         cache = _first_cache()
         if cache is not None:
-            now = int(time.time() * 1000)
-            cache.client.run(protocol.record_time(cache.client.context, _key(cache), task, now, KEEP_SECONDS))
+            cache.client.run(protocol.record_run(cache.client.context, _key(cache), task, KEEP_SECONDS))
     except Exception as error:
         raise_interrupt(error)
         logger.exception("the run of the periodic task %s could not be recorded", task)
 
 
 def last_runs() -> dict[str, float]:
-    """Return when each periodic task (``tick``, ``relay``) last ran, in seconds since 1970.
+    """Return when each periodic task (``tick``, ``relay``) last ran, in seconds since 1970 by this clock.
 
+    Only how long ago that was is known, by the clock of a node.
     A task that is not in it has not run for three months, or not since the nodes were emptied.
 
     Raises:
@@ -48,15 +46,11 @@ def last_runs() -> dict[str, float]:
     if cache is None:
         message = "no ring cache stores when the periodic tasks ran"
         raise RingCacheError(message)
-    [stored] = cache.client.run(protocol.read_counts(cache.client.context, [_key(cache)]))
-    if isinstance(stored, RingCacheError):
-        raise stored
-    latest = (time.time() + MAX_AHEAD_SECONDS) * 1000
-    return {
-        task: milliseconds / 1000
-        for task, milliseconds in stored.counts.items()
-        if 0 < milliseconds <= latest
-    }
+    ages = cache.client.run(protocol.read_run_ages(cache.client.context, _key(cache)))
+    if isinstance(ages, RingCacheError):
+        raise ages
+    now = time.time()
+    return {task: now - age for task, age in ages.items()}
 
 
 def _first_cache() -> RingCache | None:

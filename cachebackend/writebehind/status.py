@@ -12,6 +12,7 @@ from django.db import connections, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
+from cachebackend.client import QueueClient
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
@@ -149,6 +150,7 @@ def partition_statuses() -> list[PartitionStatus]:
     dirty, _ = client.run(protocol.dirty(client.context))  # of models that are gone, too
     partitions = list(dict.fromkeys([*configured_partitions(client), *dirty]))
     states = client.run(protocol.queue_states(client.context, partitions))
+    ahead = _clocks_ahead(client)
     stored = _Stored.read()
     statuses = []
     for partition, queues in states.items():
@@ -170,7 +172,7 @@ def partition_statuses() -> list[PartitionStatus]:
                 )
             if isinstance(state, QueueState):
                 checkpoint = stored.checkpoints.get((partition, state.incarnation))
-                statuses.append(_with_checkpoint(_with_queue(status, state), checkpoint))
+                statuses.append(_with_checkpoint(_with_queue(status, state, ahead[node]), checkpoint))
             elif node == client.context.ring.owner(partition.name):
                 newest = _newest_checkpoint(stored.checkpoints, partition)
                 status = replace(
@@ -198,16 +200,27 @@ def _newest_checkpoint(
     return max(drained, key=itemgetter(0), default=(None, None))[1]
 
 
-def _with_queue(status: PartitionStatus, state: QueueState) -> PartitionStatus:
-    """Return a status with the numbers of its queue."""
+def _clocks_ahead(client: QueueClient) -> dict[int, float]:
+    """Return by how many seconds this process' clock is ahead of each queue node's; 0.0 if it is unknown.
+
+    The times in queues are by the clocks of the processes that write. Most of these agree with the node's,
+    so the age of a write is right even if the clock of this process is wrong.
+    """
+    times = client.run(protocol.node_times(client.context, range(len(client.nodes))))
+    now = time.time()
+    return {node: now - at if isinstance(at, float) and at else 0.0 for node, at in times.items()}
+
+
+def _with_queue(status: PartitionStatus, state: QueueState, ahead: float) -> PartitionStatus:
+    """Return a status with the numbers of its queue, and its times by this process' clock."""
     return replace(
         status,
         fields=state.fields,
         bytes=state.bytes,
         sealed=state.open_batch - state.done - 1,
-        oldest_seconds=0.0 if state.since is None else max(time.time() - state.since, 0.0),
+        oldest_seconds=0.0 if state.since is None else max(time.time() - ahead - state.since, 0.0),
         drain_error=state.error,
-        failed_at=state.failed_at or None,
+        failed_at=state.failed_at + ahead if state.failed_at else None,
     )
 
 

@@ -62,6 +62,7 @@ OPERATIONS: dict[str, Callable[[RingCache], object]] = {
     "inspect": lambda cache: cache.client.run(protocol.inspect(cache.client.context, b"k")),
     "node_infos": lambda cache: cache.client.run(protocol.node_infos(cache.client.context)),
     "read_counts": lambda cache: cache.client.run(protocol.read_counts(cache.client.context, [b"c"])),
+    "read_run_ages": lambda cache: cache.client.run(protocol.read_run_ages(cache.client.context, b"c")),
     "quarantine": lambda cache: cache.client.run(
         protocol.quarantine(cache.client.context, [b"k"], bytes(16))
     ),

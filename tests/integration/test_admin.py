@@ -7,7 +7,6 @@ import re
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from cachebackend import RingCache, writebehind
+from cachebackend import RingCache, protocol, writebehind
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import keys_of_row, stored_rows
@@ -27,6 +26,7 @@ from cachebackend.models import OutboxRow, ParkedWrite
 from cachebackend.monitoring.formatting import moment
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
+from cachebackend.telemetry import heartbeat
 from cachebackend.telemetry.heartbeat import record_run
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
@@ -123,15 +123,15 @@ def test_a_dead_node_comes_first_with_its_time(
 
 
 def test_a_worker_that_does_not_run_is_a_fault_with_its_time(
-    client: Client, url: str, ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+    client: Client, url: str, ring_cache: RingCache
 ) -> None:
     """Before anything piles up; also if no worker ever ran."""
     message = "No Celery worker runs, and no beat, so {} not run."
     assert message.format("relay and tick do") in client.get(url).content.decode()
-    with monkeypatch.context() as earlier:
-        then = time.time() - 300
-        earlier.setattr("cachebackend.telemetry.heartbeat.time", SimpleNamespace(time=lambda: then))
-        record_run("tick")
+    record_run("tick")
+    then, key = time.time() - 300, heartbeat._key(ring_cache)
+    for node in protocol.nodes_of(ring_cache.client.context, key):
+        ring_cache.client.nodes[node].call((b"HSET", key, "tick", b"%d" % (then * 1000)))
     record_run("relay")
     page = client.get(url).content.decode()
     assert f"{message.format('tick does')}{SINCE}{moment(then)[:8]} (5 min ago)" in page

@@ -31,12 +31,12 @@ __all__ = [
     "Lags",
     "StoredCounts",
     "add_counts",
+    "counts_of",
     "higher_of",
     "is_refusal",
     "nodes_of",
     "read_counts",
     "read_total",
-    "record_time",
     "stored_counts",
 ]
 
@@ -97,12 +97,6 @@ def is_refusal(reply: Reply) -> bool:
     return isinstance(reply, RingCacheError)
 
 
-def record_time(context: _Context, key: bytes, name: str, at: int, expire_seconds: int) -> Operation[None]:
-    """Store a time, in any whole unit, in a hash as a counter; of the copies the latest time is read."""
-    commands = (b"HSET", key, name, b"%d" % at), (b"EXPIRE", key, b"%d" % expire_seconds)
-    yield Send([(node, command) for node in nodes_of(context, key) for command in commands])
-
-
 def read_counts(
     context: _Context, keys: Sequence[bytes], settled: Collection[bytes] = (), expire_seconds: int = 0
 ) -> Operation[list[StoredCounts | RingCacheError]]:
@@ -144,7 +138,7 @@ def _level_calls(key: bytes, copies: Mapping[int, Reply], expire_seconds: int) -
         return
     for node, reply in copies.items():
         if not isinstance(reply, RingCacheError):
-            own = _counts_of(reply)
+            own = counts_of(reply)
             floors = {name: count for name, count in counts.items() if count > own.get(name, 0)}
             if floors:
                 yield node, _raise_call(key, expire_seconds, {}, floors)
@@ -174,7 +168,7 @@ def read_total(
     for node, reply in zip(nodes, replies, strict=True):
         if isinstance(reply, RingCacheError):
             continue
-        own = _counts_of(reply)
+        own = counts_of(reply)
         lag = new_lags[node] = {
             name: low for name, count in counts.items() if (low := count - own.get(name, 0)) > 0
         }
@@ -205,12 +199,12 @@ def higher_of(replies: Sequence[Reply]) -> dict[str, int] | RingCacheError:
         return error
     counts: dict[str, int] = {}
     for reply in answered:
-        for name, count in _counts_of(reply).items():
+        for name, count in counts_of(reply).items():
             counts[name] = max(count, counts.get(name, 0))
     return counts
 
 
-def _counts_of(reply: Reply) -> dict[str, int]:
+def counts_of(reply: Reply) -> dict[str, int]:
     """Return the fields of a hash that are counts."""
     return {
         name.decode(): int(count)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
-from cachebackend.effects import Operation, Request, Send
+from cachebackend.effects import Operation, Reply, Request, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.partition import QueueContext
@@ -20,7 +20,9 @@ __all__ = [
     "inspect_shard",
     "memory_usage",
     "node_infos",
+    "node_times",
     "number_of",
+    "seconds_of",
     "start_times",
     "stored_tokens",
 ]
@@ -90,6 +92,22 @@ def start_times(context: Context | QueueContext, now: float) -> Operation[dict[i
     }
     ages = {node: number_of(info, "uptime_in_seconds") for node, info in infos.items()}
     return {node: now - age for node, age in ages.items() if age is not None}
+
+
+def node_times(
+    context: Context | QueueContext, nodes: Sequence[int]
+) -> Operation[dict[int, float | RingCacheError]]:
+    """Return the time of each node's clock in seconds since 1970, or its error."""
+    replies = yield Send([(node, (b"TIME",)) for node in nodes])
+    return {node: seconds_of(reply) for node, reply in zip(nodes, replies, strict=True)}
+
+
+def seconds_of(time: Reply) -> float | RingCacheError:
+    """Return the reply to TIME in seconds since 1970, or the error; 0.0 if it is not a time."""
+    if isinstance(time, RingCacheError):
+        return time
+    texts = [text for text in time if text.isdigit() and len(text) < 19]
+    return int(texts[0]) + int(texts[1]) / 1e6 if len(texts) == 2 else 0.0
 
 
 def number_of(info: Mapping[str, str], name: str) -> int | None:

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from cachebackend.effects import Operation, Request, Script, Send
 from cachebackend.errors import RingCacheError
+from cachebackend.protocol.telemetry.node_info import seconds_of
 from cachebackend.replies import integer
 
 __all__ = [
@@ -140,9 +141,9 @@ def _presences(time: object, members: object, created: object) -> NodePresences 
     for reply in (time, members, created):
         if isinstance(reply, RingCacheError):
             return reply
-    assert isinstance(time, list)  # noqa: S101  # its shape is checked
+    now = seconds_of(time)
+    assert isinstance(now, float)  # noqa: S101  # errors are returned above
     assert isinstance(members, list)  # noqa: S101  # its shape is checked
-    now = _number(time[0]) + _number(time[1]) / 1e6
     presences = []
     for member, score in zip(members[::2], members[1::2], strict=True):
         process, _, rest = member.decode(errors="replace").partition(" ")

@@ -13,7 +13,6 @@ from cachebackend.protocol.telemetry.counters import (
     add_counts,
     read_counts,
     read_total,
-    record_time,
 )
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, context_of, key_at, queue_of, step
 
@@ -64,16 +63,6 @@ def test_counts_of_a_hash_that_is_over_are_raised_at_the_first_read() -> None:
     assert stored == StoredCounts({"hits": 5, "loads": 1})
     assert raised == [(1, ("raise_counts", KEY, b"60", b"0", "hits", b"5"))]
     assert len(step(read_counts(context_of("a", "b"), [KEY], {KEY}, 60), [[b"hits", b"5"], DOWN])[1]) == 1
-
-
-def test_a_time_is_written_to_both_copies_with_its_expiry() -> None:
-    """It replaces the time before."""
-    _, [requests] = step(record_time(context_of("a", "b"), b"k", "tick", 5, 60), [1] * 4)
-    assert sorted(command for _, command in requests) == [
-        *[(b"EXPIRE", b"k", b"60")] * 2,
-        *[(b"HSET", b"k", "tick", b"5")] * 2,
-    ]
-    assert {node for node, _ in requests} == {0, 1}
 
 
 FULL = [b"hits", b"7", b"misses", b"2", b"ab", b"a description"]

@@ -13,6 +13,7 @@ from cachebackend.protocol.telemetry.node_info import (
     inspect_shard,
     memory_usage,
     node_infos,
+    node_times,
     number_of,
     start_times,
     stored_tokens,
@@ -122,3 +123,11 @@ def test_a_node_was_started_its_uptime_ago() -> None:
     starts, [requests] = step(start_times(context_of("a", "b", "c"), 100.0), replies)
     assert starts == {0: 60.0}
     assert requests == [(node, (b"INFO", b"server")) for node in range(3)]
+
+
+def test_the_time_of_each_node_is_read() -> None:
+    """In seconds; what is not a time is 0."""
+    replies = [[b"1000", b"500000"], [b"soon", b"0"], DOWN]
+    times, [requests] = step(node_times(context_of("a", "b", "c"), range(3)), replies)
+    assert times == {0: 1000.5, 1: 0.0, 2: DOWN}
+    assert requests == [(node, (b"TIME",)) for node in range(3)]

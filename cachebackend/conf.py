@@ -18,6 +18,7 @@ from cachebackend.options.rules import Integer, Number, Optional, Rule
 __all__ = [
     "BACKENDS",
     "alias_of",
+    "beat_entries",
     "current_namespace",
     "namespace_function",
     "project_options",
@@ -67,6 +68,18 @@ def ring_options(alias: str) -> RingOptions:
             faults.add(name, fault)
     faults.raise_any()
     return RingOptions.read(block.get("LOCATION", ()), block.get("OPTIONS", {}), f"CACHES[{alias!r}]")
+
+
+def beat_entries(task: str) -> list[Mapping[str, Any]]:
+    """Return what Celery's schedules have of a task; the settings may have any namespace.
+
+    Args:
+        task: Its name in ``cachebackend.tasks``.
+    """
+    schedules = [getattr(settings, name) for name in dir(settings) if name.endswith("BEAT_SCHEDULE")]
+    entries = [entry for each in schedules if isinstance(each, Mapping) for entry in each.values()]
+    path = f"cachebackend.tasks.{task}"
+    return [entry for entry in entries if isinstance(entry, Mapping) and entry.get("task") == path]
 
 
 @cache

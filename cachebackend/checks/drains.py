@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  # Django's n
 from django.db import connections
 
 from cachebackend.checks.migrated import is_empty, missing_migrations
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import beat_entries, ring_aliases, write_behind_options
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry.heartbeat import last_runs
@@ -49,10 +49,7 @@ def check_write_behind_nodes(**_: Any) -> list[CheckMessage]:
 
 def check_write_behind_schedule(**_: Any) -> list[CheckMessage]:
     """ringcache.W007: no setting schedules the task that drains write-behind."""
-    schedules = [getattr(settings, name) for name in dir(settings) if name.endswith("BEAT_SCHEDULE")]
-    entries = [entry for each in schedules if isinstance(each, Mapping) for entry in each.values()]
-    is_scheduled = any(isinstance(entry, Mapping) and entry.get("task") == _TICK for entry in entries)
-    if not _is_used() or is_scheduled:
+    if not _is_used() or beat_entries("tick"):
         return []
     return [
         Warning(

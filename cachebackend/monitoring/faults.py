@@ -16,6 +16,7 @@ __all__ = [
     "RETRIED_SECONDS",
     "Fault",
     "by_cause",
+    "max_run_age",
     "max_tick_age",
     "max_waiting_age",
 ]
@@ -28,7 +29,7 @@ REPLAY_AGE_SECONDS = 2.0
 MAX_CLOCK_SKEW_SECONDS = 5.0
 #: A periodic task that ran longer ago does not run.
 MAX_RUN_AGE_SECONDS = 10.0
-#: The same for ``tick``, in flush intervals, where those are long.
+#: The same in intervals of the task, where those are long.
 MAX_RUN_INTERVALS = 5
 #: When the oldest queued write is older, in flush intervals, no worker drains the queue.
 MAX_WAITING_INTERVALS = 10
@@ -106,9 +107,14 @@ def by_cause(faults: Sequence[Fault]) -> list[Fault]:
     return causes
 
 
+def max_run_age(interval: float) -> float:
+    """Return how many seconds ago a periodic task may have run before it counts as stopped."""
+    return max(MAX_RUN_AGE_SECONDS, MAX_RUN_INTERVALS * interval)
+
+
 def max_tick_age(options: WriteBehindOptions) -> float:
     """Return how many seconds ago ``tick`` may have run before it counts as stopped."""
-    return max(MAX_RUN_AGE_SECONDS, MAX_RUN_INTERVALS * options.flush_interval)
+    return max_run_age(options.flush_interval)
 
 
 def max_waiting_age(options: WriteBehindOptions) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import NamedTuple
 
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import beat_entries, ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
-from cachebackend.monitoring.faults import MAX_RUN_AGE_SECONDS, Fault, max_tick_age
+from cachebackend.monitoring.faults import Fault, max_run_age, max_tick_age
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import last_runs
@@ -146,7 +147,14 @@ def _max_ages() -> dict[str, float]:
     options = write_behind_options()
     needed: dict[str, float] = {}
     if watched_models() and ring_aliases():
-        needed["relay"] = MAX_RUN_AGE_SECONDS
+        needed["relay"] = max_run_age(_interval("relay"))
     if options.is_on:
         needed["tick"] = max_tick_age(options)
     return needed
+
+
+def _interval(task: str) -> float:
+    """Return the seconds between two runs of a task in Celery's schedules; 0.0 if they do not say."""
+    intervals = (entry.get("schedule") for entry in beat_entries(task))
+    seconds = (each.total_seconds() if isinstance(each, timedelta) else each for each in intervals)
+    return min((float(each) for each in seconds if isinstance(each, int | float)), default=0.0)

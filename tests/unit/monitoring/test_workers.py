@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.monitoring import workers
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.workers import worker_faults, worker_figures
+from cachebackend.schedule import beat_schedule
 from cachebackend.telemetry.processes import Process
 
 BOTH = {"relay": 10.0, "tick": 10.0}
@@ -58,6 +61,25 @@ def test_only_the_tasks_that_a_project_needs_are_missed(
     settings.WRITE_BEHIND = {"nodes": nodes}
     messages = [fault.message for fault in worker_figures().faults]
     assert messages == ([f"No worker runs {needed}: start a Celery worker with beat."] if needed else [])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "is_late"),
+    [(beat_schedule(), True), (beat_schedule(relay_interval=15), False), ({}, True), (None, True)]
+    + [
+        ({"mine": {"task": "cachebackend.tasks.relay", "schedule": each}}, is_late)
+        for each, is_late in ((timedelta(minutes=1), False), (timedelta(seconds=2), True), ("?", True))
+    ],
+)
+def test_a_task_is_late_after_five_of_its_intervals(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, schedule: Any, is_late: bool
+) -> None:
+    """The interval is that of the schedule in the settings; one that is not known is short."""
+    settings.CELERY_BEAT_SCHEDULE = schedule
+    settings.WRITE_BEHIND = {"nodes": []}
+    monkeypatch.setattr(workers, "watched_models", lambda: [object])
+    monkeypatch.setattr(workers, "last_runs", lambda: {"relay": time.time() - 20})
+    assert bool(worker_figures().faults) == is_late
 
 
 def test_nodes_that_do_not_answer_are_not_a_fault_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

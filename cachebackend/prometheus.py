@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -20,27 +20,24 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
 
-from cachebackend.conf import ring_aliases
 from cachebackend.counters import Counts, DrainCounts
 from cachebackend.histogram import Histogram
 from cachebackend.monitoring import (
     AliasFigures,
+    Fault,
     NodeFigures,
     OutboxFigures,
     ProcessFigures,
     QueryFigures,
     QueueFigures,
     WorkerFigures,
-    alias_figures,
-    outbox_figures,
-    process_figures,
-    queue_figures,
+    site_figures,
     total_query_figures,
     try_to_read,
-    worker_figures,
 )
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.reasons import Kind
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.query_counts import FormCounts
 from cachebackend.telemetry.publisher import total_counts, total_drains
 
@@ -81,12 +78,7 @@ _NODE_METRICS: tuple[
         lambda node: node.number("uptime_in_seconds"),
     ),
     (GaugeMetricFamily, "keys", "Keys on the node.", lambda node: node.keys if node.info else None),
-    (
-        GaugeMetricFamily,
-        "memory_bytes",
-        "Memory that the node uses.",
-        lambda node: node.number("used_memory"),
-    ),
+    (GaugeMetricFamily, "memory_bytes", "Memory of the node.", lambda node: node.number("used_memory")),
     (
         GaugeMetricFamily,
         "max_memory_bytes",
@@ -160,17 +152,17 @@ class RingCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counters of each alias, its nodes, and invalidation and write-behind."""
-        figures = [alias_figures(alias) for alias in ring_aliases()]
-        yield from self._counters(figures)
-        yield from self._queries([total_query_figures(each.alias) for each in figures])
-        yield from self._nodes(figures)
-        outbox = outbox_figures()
-        yield from self._outbox(outbox)
-        yield from self._queues(queue_figures(is_database_up=outbox.rows is not None))
-        yield from self._last_runs(worker_figures())
-        yield from _processes(process_figures(), figures)
+        site = site_figures()
+        yield _faults(site.faults)
+        yield from self._counters(site.aliases)
+        yield from self._queries([total_query_figures(each.alias) for each in site.aliases])
+        yield from self._nodes(site.aliases)
+        yield from self._outbox(site.outbox)
+        yield from self._queues(site.queues)
+        yield from self._last_runs(site.worker)
+        yield from _processes(site.processes, site.aliases)
 
-    def _counters(self, figures: list[AliasFigures]) -> Iterator[Metric]:
+    def _counters(self, figures: Sequence[AliasFigures]) -> Iterator[Metric]:
         read = {each.alias: try_to_read(partial(total_counts, each.alias)) for each in figures}
         totals = {alias: total.counts for alias, total in read.items() if not isinstance(total, str)}
         meanings = _meanings(Counts)
@@ -208,7 +200,7 @@ class RingCollector(Collector):
                 plain.add_metric([each.alias, plain_form.model, plain_form.reason], plain_form.runs)
         yield plain
 
-    def _nodes(self, figures: list[AliasFigures]) -> Iterator[Metric]:
+    def _nodes(self, figures: Sequence[AliasFigures]) -> Iterator[Metric]:
         metrics = [
             kind(f"ringcache_node_{name}", meaning, labels=["alias", "node"])
             for kind, name, meaning, _ in _NODE_METRICS
@@ -245,17 +237,26 @@ class RingCollector(Collector):
             yield from _writes(drains.counts)
 
     def _last_runs(self, worker: WorkerFigures) -> Iterator[Metric]:
-        if worker.last_runs is None:
-            return
         metric = GaugeMetricFamily(
             "ringcache_task_last_run_timestamp_seconds", "When a periodic task last ran.", labels=["task"]
         )
-        for task, ran in worker.last_runs.items():
+        for task, ran in (worker.last_runs or {}).items():
             metric.add_metric([task], ran)
         yield metric
 
 
-def _processes(figures: ProcessFigures, aliases: list[AliasFigures]) -> Iterator[Metric]:
+def _faults(faults: Sequence[Fault]) -> Metric:
+    """Return the number of faults of each kind, as the page shows them; 0 included."""
+    metric = GaugeMetricFamily(
+        "ringcache_faults", "Faults that the ring page shows, without their consequences.", labels=["kind"]
+    )
+    counted = Counter(fault.kind for fault in faults)
+    for kind in FaultKind:
+        metric.add_metric([kind], counted[kind])
+    return metric
+
+
+def _processes(figures: ProcessFigures, aliases: Sequence[AliasFigures]) -> Iterator[Metric]:
     """Yield how many processes there are, how many differ, and how many do not use each node."""
     if figures.processes is None:
         return

@@ -22,6 +22,8 @@ from django.utils import timezone
 from cachebackend import RingCache
 from cachebackend.errors import RingCacheError
 from cachebackend.models import OutboxRow, ParkedWrite
+from cachebackend.monitoring import faults
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -190,12 +192,15 @@ class TestIncidents:
         OutboxRow.objects.create(keys=b"", created=timezone.now() - timedelta(seconds=20))
         fires([before, during(60, "ringcache_outbox_lag_seconds")], "RingcacheDeletesPending")
 
-    def test_writes_that_are_not_drained(self, fires: Fires) -> None:
-        """The worker for drains is gone; beat and the relay run."""
+    def test_writes_that_are_not_drained(self, fires: Fires, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker for drains is gone; beat and the relay run. The age follows the flush interval."""
         before = well()
         write(Meter.objects.create())
-        step = during(180, "ringcache_behind_oldest_seconds")
-        fires([before, step], "RingcacheWritesWait")
+        growing = "ringcache_behind_oldest_seconds"
+        fires([before, during(180, growing)])
+        monkeypatch.setattr(faults, "MIN_WAITING_SECONDS", 0.0)
+        monkeypatch.setattr(faults, "MAX_WAITING_INTERVALS", 0)
+        fires([before, during(180, growing)], "RingcacheWritesWait")
 
     def test_a_write_that_is_parked(self, fires: Fires) -> None:
         """A person must retry or discard it."""
@@ -223,7 +228,7 @@ class TestIncidents:
         series = [f'ringcache_{name}_total{{alias="default"}}' for name in names[1:]]
         evicted = 'ringcache_node_evicted_keys_total{alias="default",node="ring-a"}'
         steps = []
-        samples = scraped() | dict.fromkeys([*series, evicted], 0.0)
+        samples = dict(well().samples) | dict.fromkeys([*series, evicted], 0.0)
         for minute in range(60):
             is_bad = minute >= 30
             samples = dict(samples)
@@ -235,9 +240,43 @@ class TestIncidents:
 
 
 @needs_promtool
-def test_a_worker_that_has_stopped(fires: Fires) -> None:
-    """The times of the last runs of its tasks stay as they are."""
-    fires([well(60), Step(scraped(), 120)], "RingcacheNoWorker")
+def test_a_worker_that_has_stopped_or_never_ran(fires: Fires, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert follows the page: a task that the project does not need any more is not missed."""
+    fires([Step(scraped(), 120)], "RingcacheNoWorker")
+    record_run("relay")
+    fires([Step(scraped(), 120)], "RingcacheNoWorker")
+    with override_settings(WRITE_BEHIND={"nodes": []}):
+        fires([Step(scraped(), 120)])
+    before = well(60)
+    monkeypatch.setattr(faults, "MAX_RUN_AGE_SECONDS", -1.0)
+    monkeypatch.setattr(faults, "MAX_RUN_INTERVALS", -1)
+    fires([before, Step(scraped(), 120)], "RingcacheNoWorker")
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def kinds_of(rule: dict[str, Any]) -> list[str]:
+    """Return the kinds of faults that a rule names in its expression."""
+    return [kind for text in re.findall(r'kind=~?"([^"]+)"', rule["expr"]) for kind in text.split("|")]
+
+
+def test_each_fault_of_the_page_has_an_alert() -> None:
+    """By its kind, or by the figures behind it: then the rule links to its section."""
+    linked = {rule["annotations"]["runbook_url"].partition("#")[2] for rule in rules()}
+    named = {kind for rule in rules() for kind in kinds_of(rule)}
+    assert set(FaultKind) - linked - named == {FaultKind.QUERY_NOT_CACHED}
+    assert named <= set(FaultKind)
+
+
+@needs_promtool
+def test_a_fault_without_figures_of_its_own_fires(fires: Fires) -> None:
+    """An outbox row that cannot be read, a clock that is wrong, a registry that is full."""
+    for kind, alert in (("outbox-unreadable", "RingcacheFault"), ("shapes-full", "RingcacheMinorFault")):
+        before, step = well(60), during(600)
+        step.samples[f'ringcache_faults{{kind="{kind}"}}'] = 1  # type: ignore[index]
+        fires([before, step], alert)
 
 
 def test_each_rule_and_panel_uses_metrics_that_exist() -> None:
@@ -251,9 +290,8 @@ def test_each_rule_and_panel_uses_metrics_that_exist() -> None:
         for name, kind in families.items()
         for part in parts[kind]
     }
-    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     panels = json.loads(DASHBOARD.read_text())["panels"]
-    expressions = [rule["expr"] for rule in rules]
+    expressions = [rule["expr"] for rule in rules()]
     shown = [target["expr"] for panel in panels for target in panel["targets"]]
     used = {
         name for expression in (*expressions, *shown) for name in re.findall(r"ringcache_\w+", expression)
@@ -267,9 +305,9 @@ def test_each_rule_and_panel_uses_metrics_that_exist() -> None:
 def test_each_rule_links_to_a_section_of_the_runbook() -> None:
     """With a summary, and how urgent it is."""
     headings = set(re.findall(r"^#+ (.+)$", PRODUCTION.read_text(), re.MULTILINE))
-    for group in yaml.safe_load(RULES.read_text())["groups"]:
-        for rule in group["rules"]:
-            page, _, section = rule["annotations"]["runbook_url"].partition("#")
-            assert (page, section in headings) == ("docs/production.md", True), rule["alert"]
-            assert rule["annotations"]["summary"]
-            assert rule["labels"]["severity"] in {"page", "ticket"}
+    for rule in rules():
+        page, _, section = rule["annotations"]["runbook_url"].partition("#")
+        sections = set(kinds_of(rule)) if section == "{{ $labels.kind }}" else {section}
+        assert (page, sections <= headings) == ("docs/production.md", True), rule["alert"]
+        assert rule["annotations"]["summary"]
+        assert rule["labels"]["severity"] in {"page", "ticket"}

@@ -12,9 +12,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 from django.db.models import F
+from django.utils import timezone
 
 from cachebackend import tasks, uuid7, writebehind
 from cachebackend.counters import DrainCounts
+from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 from cachebackend.monitoring import queue_figures
 from cachebackend.telemetry.totals import Total
@@ -328,6 +330,39 @@ def test_a_threshold_of_status_trips_its_exit_code(meter: Meter, option: str, fi
     Meter.behind.update(meter.pk, count=F("count") + 2)
     assert command("status", "--max-queued=1", "--max-age=60")["exceeded"] == []
     assert command("status", option, code=1)["exceeded"] == [figure]
+
+
+def test_status_is_well_exactly_if_the_page_is(meter: Meter) -> None:
+    """Retried writes are a fault after a moment only; parked and failed ones are one at once."""
+    Meter.behind.update(meter.pk, count=F("count") + 2)
+    values: dict[str, Any] = {
+        "label": "shop.meter",
+        "partition": 0,
+        "batch": 1,
+        "changes": b"",
+        "error": "no",
+    }
+    ParkedWrite.objects.create(key="1", retry_at=timezone.now(), **values)
+    assert queue_figures().faults == []
+    report = command("status")
+    assert (report["parked"], report["exceeded"], report["faults"]) == (1, [], [])
+    ParkedWrite.objects.create(key="2", **values)
+    assert command("status", code=1)["faults"] == ["1 writes are parked because Postgres refused them."]
+    assert command("status", "--max-parked=1", code=1)["exceeded"] == ["parked"]
+    ParkedWrite.objects.all().delete()
+    node = project_queue().nodes[0]
+    node.call((b"CONFIG", b"SET", b"maxmemory", b"1mb"))
+    try:
+        with pytest.raises(RingCacheError):
+            Meter.behind.update(meter.pk, count=F("count") + 2)
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
+    [fault] = queue_figures().faults
+    assert command("status", code=1)["faults"] == [fault.message]
+    out = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("writebehind", "status", stdout=out)
+    assert f"not well: {fault.message}" in out.getvalue()
 
 
 def test_retry_prints_no_values_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

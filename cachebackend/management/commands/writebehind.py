@@ -21,14 +21,14 @@ from cachebackend.management.repair_actions import RepairActions
 from cachebackend.management.report import AddAction, Report
 from cachebackend.monitoring import try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
-from cachebackend.monitoring.queues import Totals
-from cachebackend.monitoring.reasons import Kind, find_reasons, summaries
+from cachebackend.monitoring.queues import Totals, kind_of, queue_figures
+from cachebackend.monitoring.reasons import Kind, summaries
 from cachebackend.monitoring.ring import low_sums
 from cachebackend.options.writebehind import MAX_PARTITIONS
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.publisher import total_drains
 from cachebackend.writebehind import PartitionStatus
-from cachebackend.writebehind.queue import model_of
+from cachebackend.writebehind.queue import model_of, monitoring_queue
 
 __all__ = ["Command"]
 
@@ -38,7 +38,7 @@ RETRY_SECONDS = 0.2
 THRESHOLDS = {
     "age": "a change is queued for more than this number of seconds (10 flush intervals, at least 10 s)",
     "queued": "more than this number of changes is queued (no limit)",
-    "parked": "more than this number of writes is parked (0)",
+    "parked": "more than this number of writes is parked (0 of those that a person must retry)",
 }
 #: What became of writes, by the name of the counter.
 _OUTCOMES = {
@@ -94,9 +94,12 @@ class Command(ParkedActions, RepairActions):
         self.check_repair_options(options)
 
     def _status(self, options: dict[str, Any]) -> Report:
-        statuses = writebehind.partition_statuses()
-        totals = Totals.of(statuses)
-        faults = writebehind.node_faults() + sorted({each.error for each in statuses if each.error})
+        monitoring_queue()  # raises an error if write-behind is off
+        figures = queue_figures()
+        if not figures.nodes:
+            raise CommandError(figures.faults[0].message)
+        statuses, totals = figures.partitions, figures.totals
+        faults = [fault.message for fault in figures.faults]
         stopped: list[str] | None = None
         try:
             found = writebehind.find_faults()
@@ -124,14 +127,16 @@ class Command(ParkedActions, RepairActions):
                 for s in statuses
             ],
         )
-        for fault in faults:
-            self.say(f"not well: {fault}")
-        reasons = find_reasons(statuses)
-        blocked = {each.partition for each in reasons if each.kind is Kind.BLOCKED}
+        explained = {kind_of(reason) for reason in figures.reasons}
+        messages = {fault.message for fault in figures.faults if fault.kind in explained}
+        for message in faults:
+            if message not in messages:
+                self.say(f"not well: {message}")
+        blocked = {each.partition for each in figures.reasons if each.kind is Kind.BLOCKED}
         for lock in locks:
             if lock.partition not in blocked:
                 self.say(str(lock))
-        for line in summaries(reasons):
+        for line in summaries(figures.reasons):
             self.say(line)
         is_queue_seen = all(each.is_queue_seen for each in statuses)
         is_database_seen = not totals.database_faults and all(each.is_database_seen for each in statuses)
@@ -160,7 +165,7 @@ class Command(ParkedActions, RepairActions):
         exceeded = _exceeded(totals, options)
         for name in exceeded:
             self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
-        is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED, Kind.CLOSED} for each in reasons)
+        is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED, Kind.CLOSED} for each in figures.reasons)
         is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
             "waiting": totals.waiting if is_queue_seen else None,
@@ -174,7 +179,7 @@ class Command(ParkedActions, RepairActions):
             "stopped": stopped,
             "locks": None if locks.errors else known_locks,
             "faults": faults,
-            "reasons": [asdict(each) | {"partition": str(each.partition)} for each in reasons],
+            "reasons": [asdict(each) | {"partition": str(each.partition)} for each in figures.reasons],
             "exceeded": exceeded,
             "partitions": [asdict(each) | {"partition": str(each.partition)} for each in statuses],
             "well": is_well,
@@ -269,7 +274,7 @@ class Command(ParkedActions, RepairActions):
 
 def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
     """Return the thresholds that a figure exceeds."""
-    limits = {"age": max_waiting_age(write_behind_options()), "queued": float("inf"), "parked": 0.0}
+    limits = {"age": max_waiting_age(write_behind_options()), "queued": float("inf"), "parked": float("inf")}
     limits |= {name: given for name in THRESHOLDS if (given := options.get(f"max_{name}")) is not None}
     figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": totals.parked}
     return [name for name, figure in figures.items() if figure > limits[name]]

@@ -39,12 +39,21 @@ __all__ = [
 _ATTRIBUTE = "_ringcache_transaction"
 #: Statements that most probably change no rows. A SELECT without FROM is a call of a function, which may
 #: write; a second statement in the text, or SET CONSTRAINTS, which runs deferred triggers, may write too.
+_BEGIN = r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
 _READS = re.compile(
-    r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
-    r"(?:SELECT\b[^;]*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b(?!\s+CONSTRAINTS)|SHOW\b|PRAGMA\b)[^;]*;?\s*\Z",
+    _BEGIN
+    + r"(?:SELECT\b[^;]*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b(?!\s+CONSTRAINTS)|SHOW\b|PRAGMA\b)[^;]*;?\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
 
+#: Statements after which the same query may return other texts: those that set the time zone of the session,
+#: or how it shows dates, intervals, floats or bytes. A transaction that has run one has results of its own.
+_FORMS = re.compile(
+    _BEGIN
+    + r"(?:SET\b|SELECT\s+(?:pg_catalog\.)?set_config\b)[^;]*?\b(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE"
+    r"|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|LC_[A-Z]+)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
@@ -69,6 +78,7 @@ class OpenTransaction:
             ``changes_are_known`` was called.
         has_unknown_changes: Whether one ran outside of ``of_known_rows``, as raw SQL does.
         has_reset_settings: Whether a statement may have ended the settings of the transaction.
+        has_own_forms: Whether a statement has changed in which form the database returns values.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran. It is not remembered
             of a transaction that Django does not manage, whose end may not be seen.
@@ -80,6 +90,7 @@ class OpenTransaction:
     has_new_changes: bool
     has_unknown_changes: bool
     has_reset_settings: bool
+    has_own_forms: bool
     sees_commits: bool | None
     rolled_back = 0
 
@@ -150,7 +161,7 @@ class OpenTransaction:
         self._before_changes.clear()
 
     def _forget_changes(self) -> None:
-        self.has_new_changes = self.has_unknown_changes = False
+        self.has_new_changes = self.has_unknown_changes = self.has_own_forms = False
         _changed.discard(self._as_changed)
 
     def _around_statement(
@@ -181,6 +192,9 @@ class OpenTransaction:
         is_savepoint = _SAVEPOINT.match(sql) is not None
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
+        if _FORMS.match(sql):
+            self.has_own_forms = True
+            self.note_changes()
         is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
         if not is_known and not is_savepoint and not _READS.match(sql):
             self.note_changes()

@@ -25,7 +25,7 @@ from django.utils.asyncio import async_unsafe
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.guarded_loads import get_or_load
-from cachebackend.backend.open_transactions import any_changed
+from cachebackend.backend.open_transactions import OpenTransaction, any_changed
 from cachebackend.invalidation.transactions import has_changed_tables
 from cachebackend.queries.counting import CountedRead, count_not_cached
 from cachebackend.queries.not_cached import NotCached
@@ -115,8 +115,11 @@ class Evaluation:
             plan = plan_of(compiler, result_type, self._options, cache)
         except EmptyResultSet:
             return None
-        if plan is not None and any_changed() and has_changed_tables(compiler.connection, plan.tables):
-            raise NotCached("the open transaction has changed a table that the query reads")
+        if plan is not None and any_changed():
+            if OpenTransaction.of(compiler.connection).has_own_forms:
+                raise NotCached("the open transaction has set its time zone, or the form of values in texts")
+            if has_changed_tables(compiler.connection, plan.tables):
+                raise NotCached("the open transaction has changed a table that the query reads")
         return plan
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import Avg, Count, F, Prefetch
-from django.db.models.functions import Now
+from django.db.models import Avg, CharField, Count, F, Prefetch
+from django.db.models.functions import Cast, Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache
 from cachebackend.queries.queryset import CachedQuerySet
-from tests.zoo.models import Author, Poem
+from tests.zoo.models import Author, Novel, Poem
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -138,6 +139,29 @@ def test_a_change_of_another_column_leaves_the_list(poems: list[Poem]) -> None:
     Poem.objects.filter(pk=poems[0].pk).update(rank=50)
     assert statements(lambda: [p.rank for p in queryset.all()]) == 1
     assert [p.rank for p in queryset.all()] == [50, 1, 2]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("is_read_before", [False, True])
+@pytest.mark.parametrize(
+    "sql", ["SET LOCAL TIME ZONE 'Asia/Tokyo'", "SELECT set_config('timezone', 'Asia/Tokyo', true)"]
+)
+def test_a_time_zone_of_a_transaction_is_its_own(sql: str, is_read_before: bool) -> None:
+    """Its texts of moments are not those of other transactions, in either direction."""
+    Novel.objects.create(name="a", since=datetime(2026, 1, 1, 20, tzinfo=UTC))
+
+    def days() -> list[str]:
+        texts = Novel.cached.values_list(Cast("since", CharField(max_length=40)), flat=True)
+        return [text[:10] for text in texts]
+
+    if is_read_before:
+        assert days() == days() == ["2026-01-01"]
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql)
+        assert days() == days() == ["2026-01-02"]
+        assert "time zone" in Novel.cached.all().explain_cache()
+    assert days() == days() == ["2026-01-01"]
+    assert statements(days) == 0
 
 
 def test_a_transaction_sees_its_own_changes(poems: list[Poem]) -> None:

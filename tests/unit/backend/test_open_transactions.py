@@ -159,6 +159,35 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
     assert any_changed()
 
 
+@pytest.mark.parametrize(
+    ("sql", "is_set"),
+    [
+        ("SET LOCAL TIME ZONE 'Asia/Tokyo'", True),
+        ("SET timezone TO 'UTC'", True),
+        ("set session time_zone = '+00:00'", True),
+        ("/* a comment */ SET LOCAL DateStyle = 'SQL'", True),
+        ("SELECT set_config('TimeZone', 'Asia/Tokyo', true)", True),
+        ("SELECT set_config('app.tenant', '1', true)", False),
+        ("SET LOCAL lock_timeout = '1s'", False),
+        ("UPDATE t SET time_zone = 1", False),
+    ],
+)
+def test_a_transaction_that_sets_forms_of_values_has_results_of_its_own(
+    connection: Any, sql: str, is_set: bool
+) -> None:
+    """Until it ends, or is rolled back to a savepoint before that."""
+    transaction = OpenTransaction.of(connection)
+    connection.run("SAVEPOINT x")
+    connection.run(sql)
+    assert transaction.has_own_forms is is_set
+    assert any_changed() or not is_set
+    connection.run("ROLLBACK TO SAVEPOINT x")
+    assert not transaction.has_own_forms
+    connection.run(sql)
+    connection.commit()
+    assert not transaction.has_own_forms
+
+
 def test_a_savepoint_of_an_earlier_transaction_is_unknown(connection: Any) -> None:
     """Another one may have its name."""
     connection.run("SAVEPOINT x")

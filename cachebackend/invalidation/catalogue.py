@@ -4,14 +4,15 @@ A query result has tags with the values of the columns that the query binds (``s
 bound only if Python and the database agree which of its values are equal: if the field has canonical texts
 (``backend.canonical``), and the column has a type and a collation for which different texts are different.
 
-A process reads the catalogue of each table once, and forgets it after a migration. If an administrator adds
-a trigger or changes a collation by hand, the processes have to be restarted.
+A process reads the catalogue of each table once, and forgets it after a migration that it has run itself.
+The others have to be restarted after a migration, as by a deploy, and also if an administrator adds a
+trigger or changes a collation by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from django.conf import settings
@@ -62,6 +63,12 @@ class TableCatalogue:
     is_changed_by_cascade: bool = False
     may_change_other_rows: bool = True
     is_table: bool = False
+
+    @property
+    def text(self) -> str:
+        """A text that two processes share only if they know the same of the table."""
+        others = replace(self, kinds={}, generated=frozenset())
+        return repr((sorted(self.kinds.items()), sorted(self.generated), others))
 
     @property
     def bindable(self) -> frozenset[str]:

@@ -18,6 +18,7 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache
 from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.backend.scope import scope_of
+from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.protocol import ShapeEntry
 from cachebackend.queries.counting import cached_form
@@ -137,6 +138,10 @@ def _new_plan(
     rules = Rules(lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)))
     depends_on = [apps.get_model(label) for label in options.depends_on]
     compiled = compiled_query(compiler.query, compiler.using, rules=rules, depends_on=depends_on)
+    # A process that was started before a migration has another catalogue, and reads other dependencies from
+    # it. It finds no result of the newer processes, nor they one of it
+    facts = [catalogue_of(each.model._meta.db_table, compiler.using).text for each in compiled.dependencies]
+    digest = sha256(digest + "\0".join(facts).encode()).digest()
     key = cache.key_bytes(f"result:{digest.hex()}")
     names: list[str] = []
     entries: list[ShapeEntry] = []

@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 from django.core.exceptions import FieldError
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.sql import Query
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 from django.utils.functional import SimpleLazyObject
 
 from cachebackend import RingCache, drivers, invalidate
 from cachebackend.effects import Ask, Send
-from cachebackend.queries import construction, whole_rows
+from cachebackend.invalidation import catalogue
+from cachebackend.queries import construction, plans, whole_rows
 from tests.zones import Zone
 from tests.zoo.models import Author, Kiosk, Poem
 
@@ -183,6 +186,25 @@ def test_values_that_look_the_same_are_other_constructions(one: Any, other: Any)
     assert None not in steps
     assert steps[0] != steps[1]
     assert steps[0] == steps[2]
+
+
+def test_processes_that_know_another_schema_share_no_results() -> None:
+    """One that was started before a migration does not know the trigger that the migration has added."""
+
+    def loads() -> int:
+        plans._forget()  # as another process, which has read nothing yet
+        construction._forget()
+        with CaptureQueriesContext(connection) as queries:
+            Poem.cached.filter(rank=1).count()
+        return len(queries)
+
+    table = Poem._meta.db_table
+    known = replace(catalogue.catalogue_of(table, "default"), has_before_row_triggers=True)
+    assert [loads(), loads()] == [1, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalogue._catalogues, catalogue._place(table, "default"), known)
+        assert [loads(), loads()] == [1, 0]
+    assert loads() == 0
 
 
 def test_what_the_sql_takes_from_its_surroundings_is_asked_for() -> None:

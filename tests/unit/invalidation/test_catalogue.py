@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ FACTS: dict[str, dict[str, Any]] = {
     },
     "zoo_sum": {"kinds": {"id": "integer", "twice": "integer"}, "generated": frozenset({"twice"})},
 }
+#: The attributes that are true or false.
+FLAGS = [each.name for each in fields(TableCatalogue) if isinstance(each.default, bool)]
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +77,19 @@ class _App:
     label = "none"
     name = "none"
     models_module = None
+
+
+def test_catalogues_have_the_same_text_only_if_they_are_equal() -> None:
+    """In whichever order the database names the columns."""
+    known = TableCatalogue({"a": "text", "b": "date"}, frozenset({"c", "d"}), is_table=True)
+    same = TableCatalogue({"b": "date", "a": "text"}, frozenset({"d", "c"}), is_table=True)
+    assert known.text == same.text
+    others = [
+        replace(known, kinds={"a": "text"}),
+        replace(known, generated=frozenset({"c"})),
+        *(replace(known, **{name: not getattr(known, name)}) for name in FLAGS),
+    ]
+    assert len({known.text, *(each.text for each in others)}) == len(others) + 1
 
 
 def test_each_database_has_its_own(asked: list[str]) -> None:

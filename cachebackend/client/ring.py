@@ -62,7 +62,8 @@ class RingClient(SingleKeyClient):
         super().__init__(nodes)
         self.ring = _ring(options.nodes, options) if self.cluster is None else self.cluster.ring
         self._plain_nodes = range(plain)
-        self._clusters = [each for each in (self.cluster, other_cluster) if each is not None]
+        #: The cluster, and that of the other ring while a ring changes, as far as they are clusters.
+        self.clusters = [each for each in (self.cluster, other_cluster) if each is not None]
         self.counters = Counters(Counts)
         self.query_counts = Counters(QueryCounts)
         codec = Codec(
@@ -81,9 +82,7 @@ class RingClient(SingleKeyClient):
         self._trackings: Trackings | None = None
         if options.near is not None:
             self.context.near = self._near = NearCache(options.near, clock)
-            self._trackings = Trackings(
-                self._near, self.nodes, self._indexes, is_cluster=bool(self._clusters)
-            )
+            self._trackings = Trackings(self._near, self.nodes, self._indexes, is_cluster=bool(self.clusters))
             self._near.on_read = self._trackings.start
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
@@ -93,7 +92,7 @@ class RingClient(SingleKeyClient):
         self.context.on_orphan = lambda node: self.nodes[node].release_orphans()
         for index, node in enumerate(self.nodes):
             self._prepare(index, node)
-        for cluster in self._clusters:
+        for cluster in self.clusters:
             cluster.on_node, cluster.rehome = self._add, partial(self._rehome, cluster)
             if self._trackings is not None:
                 cluster.on_change = self._trackings.update
@@ -112,7 +111,7 @@ class RingClient(SingleKeyClient):
         else:
             node.breaker = Breaker(node.name, self.context.clock)
         # Beside a cluster, plain nodes are those of the other ring, and have no replicas
-        is_replicated = node.handshake.may_move or not self._clusters
+        is_replicated = node.handshake.may_move or not self.clusters
         if is_replicated and (wait := self.context.options.wait_replicas):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
@@ -139,23 +138,23 @@ class RingClient(SingleKeyClient):
     @property
     def indexes(self) -> Sequence[int]:
         """The indexes of the nodes that may hold keys: all, but of a cluster only those that own slots."""
-        for cluster in self._clusters:
+        for cluster in self.clusters:
             cluster.try_load()
         return self._indexes()
 
     def _indexes(self) -> Sequence[int]:
-        shards = [index for cluster in self._clusters for index in cluster.ring.nodes]
+        shards = [index for cluster in self.clusters for index in cluster.ring.nodes]
         return [*self._plain_nodes, *shards] if shards else self._plain_nodes
 
     def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
         """Run an operation in the calling thread, without the nodes that have failed in it already."""
-        for cluster in self._clusters:
+        for cluster in self.clusters:
             cluster.try_load()  # an operation may be for all nodes
         return super().run(operation, failed)
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation in the running event loop."""
-        for cluster in self._clusters:
+        for cluster in self.clusters:
             if cluster.is_due:
                 await call_in_thread(cluster.try_load)
         return await super().arun(operation)

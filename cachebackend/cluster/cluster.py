@@ -212,7 +212,7 @@ class Cluster:
             if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
                 self._hold({new for _, new in moves}.difference(former, asked))
             self._epoch = topology.epoch
-            self.ring.replace(owners, [node.name for node in self.nodes])
+            self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
         if moves:
             self.on_change()
 

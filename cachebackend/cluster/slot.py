@@ -71,6 +71,11 @@ class SlotNode:
         return self.shard.name
 
     @property
+    def is_served(self) -> bool:
+        """Whether a server of the cluster has the slot."""
+        return self._slot not in self._cluster.ring.unserved
+
+    @property
     def breaker(self) -> Breaker | None:
         """The breaker of the shard."""
         return self.shard.breaker

@@ -8,6 +8,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.options import AddressMap
+from cachebackend.ring import CLUSTER_SLOTS
 
 __all__ = ["QUESTIONS", "Server", "Shard", "Topology", "read_topology"]
 
@@ -62,6 +63,13 @@ class Topology(NamedTuple):
     epoch: int
     is_ok: bool
     shards: tuple[Shard, ...]
+
+    @property
+    def unserved(self) -> frozenset[int]:
+        """The slots that no server has."""
+        ranges = [each for shard in self.shards for each in shard.slots]
+        served = {slot for first, last in ranges for slot in range(first, last + 1)}
+        return frozenset(range(CLUSTER_SLOTS)) - served if len(served) < CLUSTER_SLOTS else frozenset()
 
 
 def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> Topology:

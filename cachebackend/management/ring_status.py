@@ -9,6 +9,7 @@ from cachebackend.client import RingClient
 from cachebackend.management.report import Report, ReportCommand
 from cachebackend.management.usage_actions import clients_of
 from cachebackend.monitoring import NodeFigures, node_figures, process_figures
+from cachebackend.monitoring.cluster_slots import unserved_faults
 from cachebackend.monitoring.nodes import seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
 from cachebackend.node.breaker import UP
@@ -51,12 +52,14 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
             f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
             f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
         )
-    partly = [fault.message for fault in processes.faults if fault.topic == "nodes"]
-    for message in partly:
+    faults = [fault.message for fault in processes.faults if fault.topic == "nodes"]
+    for alias, client in clients_of(chosen):
+        faults += [fault.message for fault in unserved_faults(repr(alias), client.clusters)]
+    for message in faults:
         command.say(f"not well: {message}")
-    is_well = not partly and all(row["state"] == UP for rows in aliases.values() for row in rows)
-    data = {"aliases": aliases, "seen_by": seen_by(), "well": is_well, "incomplete": pending.incomplete}
-    return Report(data, is_well)
+    is_well = not faults and all(row["state"] == UP for rows in aliases.values() for row in rows)
+    data = {"aliases": aliases, "seen_by": seen_by(), "faults": faults}
+    return Report(data | {"well": is_well, "incomplete": pending.incomplete}, is_well)
 
 
 def _print_alias(

@@ -12,6 +12,7 @@ from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.cluster_slots import read_slots
 from cachebackend.monitoring.evictions import Evictions, evictions_of
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import moment, size
@@ -137,6 +138,7 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
     of_ring = set(client.ring.nodes)
     indexes = sorted(indexes, key=lambda index: index not in of_ring)
     infos = client.run(protocol.node_infos(client.context, indexes))
+    read_slots(client.clusters, infos)
     shares = client.ring.shares()
     figures = [
         _figures(

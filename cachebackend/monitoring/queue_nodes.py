@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cachebackend import protocol
+from cachebackend.cluster import SlotNode
 from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.cluster_slots import read_slots, unserved_faults
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import size
 from cachebackend.monitoring.runbook import FaultKind
@@ -14,7 +16,7 @@ from cachebackend.writebehind.node_faults import settings_faults
 from cachebackend.writebehind.node_health import NodeHealth
 from cachebackend.writebehind.queue import monitoring_queue
 
-__all__ = ["QueueNodeFigures", "queue_node_faults", "queue_node_figures"]
+__all__ = ["QueueNodeFigures", "queue_node_faults", "queue_node_figures", "unserved_parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def queue_node_figures() -> list[QueueNodeFigures]:
     figures = []
     servers = client.servers()
     infos = client.run(protocol.node_infos(client.context, [index for index, *_ in servers.values()]))
+    read_slots([] if client.cluster is None else [client.cluster], infos)
     for (name, indexes), info in zip(servers.items(), infos, strict=True):
         parts = [] if client.cluster is None else [client.nodes[index].name for index in indexes]
         if isinstance(info, RingCacheError):
@@ -80,6 +83,12 @@ def queue_node_figures() -> list[QueueNodeFigures]:
     return figures
 
 
+def unserved_parts() -> set[str]:
+    """Return the names of the parts of the queue whose slot no server has: one fault of the cluster."""
+    nodes = monitoring_queue().nodes
+    return {node.name for node in nodes if isinstance(node, SlotNode) and not node.is_served}
+
+
 def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
     """Yield what is wrong with queue nodes: which do not answer or take no writes, and their settings."""
     for node in nodes:
@@ -91,7 +100,10 @@ def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
             yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.")
         if memory := node.health.memory_fault:
             yield Fault(FaultKind.QUEUE_NODE_FULL, f"Queue node {node.name} {memory}.")
-    client, up = monitoring_queue(), {node.name for node in nodes if node.is_up}
+    client = monitoring_queue()
+    if client.cluster is not None:
+        yield from unserved_faults("write-behind", [client.cluster])
+    up = {node.name for node in nodes if node.is_up}
     indexes = [index for name, (index, *_) in client.servers().items() if name in up]
     for fault in settings_faults(client, indexes):
         yield Fault(FaultKind.QUEUE_SETTINGS, fault)

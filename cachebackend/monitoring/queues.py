@@ -20,7 +20,12 @@ from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, max_waiting_age
 from cachebackend.monitoring.processes import ProcessFigures
-from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults, queue_node_figures
+from cachebackend.monitoring.queue_nodes import (
+    QueueNodeFigures,
+    queue_node_faults,
+    queue_node_figures,
+    unserved_parts,
+)
 from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
@@ -244,7 +249,7 @@ def _figures(
     options: WriteBehindOptions, processes: ProcessFigures | None, *, is_database_up: bool
 ) -> QueueFigures:
     nodes = queue_node_figures()
-    down = {name for node in nodes if not node.is_up for name in node.names}
+    down = {name for node in nodes if not node.is_up for name in node.names} | unserved_parts()
     partitions = writebehind.partition_statuses()
     totals = Totals.of(partitions)
     has_all = not totals.database_faults and all(each.is_database_seen for each in partitions)

@@ -8,6 +8,7 @@ from functools import partial
 
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
+from cachebackend.monitoring.cluster_slots import unserved_faults
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import listed
 from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures
@@ -85,8 +86,10 @@ def low_sums(missing: Sequence[str]) -> str:
 def alias_figures(alias: str) -> AliasFigures:
     """Return the figures of an alias, this process' latest counts included."""
     publish_counts(alias)
-    nodes = node_figures(ring_cache(alias).client)
+    client = ring_cache(alias).client
+    nodes = node_figures(client)
     faults = [node_fault(alias, node) for node in nodes if not node.is_up]
+    faults += unserved_faults(repr(alias), client.clusters)
     faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)
     if missing := list(minutes.values()).count(None):

@@ -21,6 +21,7 @@ class FaultKind(StrEnum):
     QUEUE_NODE_DOWN = "queue-node-down"
     NODE_PARTLY_REACHED = "node-partly-reached"
     NODE_REPLAYING = "node-replaying"
+    SLOTS_UNSERVED = "slots-unserved"
     FIGURES_UNREADABLE = "figures-unreadable"
     COUNTS_UNREADABLE = "counts-unreadable"
     EVICTIONS = "evictions"
@@ -71,6 +72,7 @@ TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_DOWN: "nodes",
     FaultKind.NODE_PARTLY_REACHED: "nodes",
     FaultKind.NODE_REPLAYING: "nodes",
+    FaultKind.SLOTS_UNSERVED: "nodes",
     FaultKind.FIGURES_UNREADABLE: "nodes",
     FaultKind.COUNTS_UNREADABLE: "nodes",
     FaultKind.EVICTIONS: "nodes",
@@ -101,6 +103,9 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
             FaultKind.FIGURES_UNREADABLE,
         }
     ),
+    FaultKind.SLOTS_UNSERVED: _LATE_WRITES
+    | _LOST_WRITES
+    | {FaultKind.COUNTS_UNREADABLE, FaultKind.DELETES_PENDING, FaultKind.FIGURES_UNREADABLE},
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},

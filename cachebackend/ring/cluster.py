@@ -49,6 +49,8 @@ class ClusterRing:
         self.names: tuple[str, ...] = ("",) * (first + 1)
         #: The nodes that are, or were, the cluster's.
         self.members = {first}
+        #: The slots that no server has. Their commands still go to the last owner, which refuses them.
+        self.unserved: frozenset[int] = frozenset()
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key."""
@@ -82,16 +84,20 @@ class ClusterRing:
         """Give a slot to a node."""
         self.members.add(node)
         self._owners[slot] = node
+        self.unserved -= {slot}
 
-    def replace(self, owners: Sequence[int], names: Sequence[str]) -> None:
+    def replace(
+        self, owners: Sequence[int], names: Sequence[str], unserved: frozenset[int] = frozenset()
+    ) -> None:
         """Give every slot to a node.
 
         Args:
             owners: The index of each slot's owner.
             names: The name of each node.
+            unserved: The slots that no server has.
         """
         self.members.update(owners)
-        self._owners, self.names = array("H", owners), tuple(names)
+        self._owners, self.names, self.unserved = array("H", owners), tuple(names), unserved
 
     @property
     def nodes(self) -> list[int]:
@@ -105,7 +111,10 @@ class ClusterRing:
 
     def shares(self) -> list[int]:
         """Return how many of the 16,384 slots each node owns."""
-        return [self._owners.count(index) for index in range(len(self.names))]
+        shares = [self._owners.count(index) for index in range(len(self.names))]
+        for slot in self.unserved:
+            shares[self._owners[slot]] -= 1
+        return shares
 
     def by_owner(self, keys: Iterable[tuple[bytes, T]]) -> dict[int, list[T]]:
         """Group the items of (key, item) pairs by the owner of the key; the order is kept."""

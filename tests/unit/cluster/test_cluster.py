@@ -56,9 +56,14 @@ def test_a_shard_that_lost_its_slots_keeps_its_index(cluster: Cluster) -> None:
 
 
 def test_slots_that_nobody_owns_stay_with_the_last_owner(cluster: Cluster) -> None:
-    """The server says that the slot is not served."""
+    """The server says that the slot is not served. They are not counted as its slots."""
     cluster._apply(topology((A, [], [(0, 9)]), (B, [], [HIGH])))
     assert cluster.ring.owner_of_slot(100) == 0
+    assert (cluster.ring.shares(), len(cluster.ring.unserved)) == ([10, HALF], HALF - 10)
+    cluster.note_moved(100, 1)
+    assert (cluster.ring.shares(), len(cluster.ring.unserved)) == ([10, HALF + 1], HALF - 11)
+    cluster._apply(topology((A, [], [LOW]), (B, [], [HIGH])))
+    assert (cluster.ring.shares(), len(cluster.ring.unserved)) == ([HALF, HALF], 0)
 
 
 def test_missed_deletes_go_with_the_slots(cluster: Cluster) -> None:

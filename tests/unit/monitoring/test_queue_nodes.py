@@ -34,7 +34,8 @@ def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is down, one that is full, one whose disk fails, and what is set up wrong on the others."""
     asked: list[list[int]] = []
     servers = {"a": [0], "b": [1], "c": [2]}
-    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: SimpleNamespace(servers=lambda: servers))
+    client = SimpleNamespace(cluster=None, servers=lambda: servers)
+    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: client)
     monkeypatch.setattr(queue_nodes, "settings_faults", lambda _, up: asked.append(up) or ["set x"])
     nodes = [
         QueueNodeFigures("a", "node 'a' is not reachable", 7.0),

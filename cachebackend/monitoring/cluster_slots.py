@@ -1,0 +1,37 @@
+"""Slots of a cluster that no server has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from cachebackend.cluster import Cluster
+from cachebackend.errors import RingCacheError
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.runbook import FaultKind
+
+__all__ = ["read_slots", "unserved_faults"]
+
+
+def read_slots(clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | RingCacheError]) -> None:
+    """Read which slots have servers now: no server announces that a slot has none any more, or has one again.
+
+    Args:
+        clusters: The clusters.
+        infos: The ``INFO`` of their servers, which were asked just now. If none answers, none is asked again.
+    """
+    if not all(isinstance(info, RingCacheError) for info in infos):
+        for cluster in clusters:
+            cluster.try_reload()
+
+
+def unserved_faults(owner: str, clusters: Iterable[Cluster]) -> Iterator[Fault]:
+    """Yield a fault for each cluster some of whose slots no server has.
+
+    Args:
+        owner: What uses the clusters, for the message.
+        clusters: The clusters, as ``read_slots`` has read them.
+    """
+    for cluster in clusters:
+        if count := len(cluster.ring.unserved):
+            message = f"{count:,} slots of the cluster of {owner} are served by no server: their keys miss"
+            yield Fault(FaultKind.SLOTS_UNSERVED, f"{message}, and deletes of them wait.")

@@ -21,6 +21,12 @@ from cachebackend.writebehind.repair import Mismatch
 
 __all__ = ["RepairActions"]
 
+_CHOICE = (
+    "nothing was asked, because there is no terminal: --keep drains what these queues hold (what was drained "
+    "before counts twice), --drop deletes it (what was not drained is lost); what a queue held that is gone "
+    "is lost in both cases"
+)
+
 
 class RepairActions(ReportCommand):
     """Moves, restarts and drops queues that no worker drains."""
@@ -125,6 +131,8 @@ class RepairActions(ReportCommand):
     def _repair(self, options: dict[str, Any]) -> Report:
         found = writebehind.find_faults(seal=True)
         faults = [self._repair_one(fault, options) for fault in found]
+        if not all(each["repaired"] for each in faults) and not self.can_ask:
+            self.say(_CHOICE)
         self.say_unanswered(found.errors)
         if not (faults or found.errors):
             self.say("every queue agrees with its checkpoint")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "duration", "listed", "moment", "percentiles", "size"]
+__all__ = ["ago", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
@@ -50,6 +50,11 @@ def moment(timestamp: float) -> str:
     then = datetime.fromtimestamp(timestamp, timezone.get_current_timezone())
     day = "" if then.date() == datetime.now(then.tzinfo).date() else f"{then:%Y-%m-%d} "
     return f"{day}{then:%H:%M:%S} ({ago(timestamp)})"
+
+
+def time_of_day(timestamp: float) -> str:
+    """Return the hour and the minute of a time, in seconds since 1970."""
+    return f"{datetime.fromtimestamp(timestamp, timezone.get_current_timezone()):%H:%M}"
 
 
 def size(number: int) -> str:

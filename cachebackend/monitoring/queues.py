@@ -19,6 +19,7 @@ from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, max_waiting_age
+from cachebackend.monitoring.lost_writes import lost_faults
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import (
     QueueNodeFigures,
@@ -270,7 +271,8 @@ def _figures(
         errors = {str(each.error) for each in unread if not each.is_database_seen}
         errors.update(totals.database_faults)
         faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
-    faults += [*_waiting_faults(figures, options), *_parked_faults(figures), *_lost_faults(figures)]
+    faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
+    faults += lost_faults(figures.minutes, time.time())
     return replace(figures, faults=faults)
 
 
@@ -321,17 +323,3 @@ def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
     if figures.parked and since is not None and time.time() - since > RETRIED_SECONDS:
         message = f"{totals.retried:,} writes wait for locks or for other rows, and are tried again."
         yield Fault(FaultKind.WRITES_RETRIED, message, since)
-
-
-def _lost_faults(figures: QueueFigures) -> Iterator[Fault]:
-    """Yield that writes were dropped in the hour, and that some were refused or have an unknown outcome."""
-    if figures.hour is not None and (dropped := figures.hour.dropped):
-        message = (
-            f"{dropped:,} writes of counters were dropped in the last hour, because they were not queued."
-        )
-        yield Fault(FaultKind.WRITES_DROPPED, message)
-    if figures.recent is not None and (refused := figures.recent.refused + figures.recent.unknown):
-        message = f"{refused:,} writes failed in the last {RECENT_MINUTES} minutes: their callers got errors"
-        if figures.recent.unknown:
-            message += f"; {figures.recent.unknown:,} of them may be queued nevertheless"
-        yield Fault(FaultKind.WRITES_REFUSED, f"{message}.")

@@ -27,6 +27,7 @@ from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.writebehind import PartitionStatus
+from cachebackend.writebehind.checkpoints import Mismatch
 from cachebackend.writebehind.queue import configured_partitions, model_named, monitoring_queue
 from cachebackend.writebehind.versions import version_fault
 
@@ -39,6 +40,28 @@ DRAIN_QUEUE = "drains"
 #: A failure that is older is no longer the reason: a drain would have failed again since, even one that is
 #: ended by a limit of time.
 FAILED_SECONDS = 300
+
+_RESTORE_OR_KEEP = (
+    "restore a later state of the database, or drain what the queue holds: "
+    "`manage.py writebehind repair --keep`"
+)
+_KEEP_OR_DROP = (
+    "decide: `manage.py writebehind repair --keep` drains what the queue holds, and what was drained before "
+    "counts twice; `--drop` deletes it, and what was not drained is lost"
+)
+#: For each way in which a queue contradicts its checkpoint what is wrong, and what to do about it.
+_STOPPED = {
+    Mismatch.QUEUE_IS_GONE: (
+        f"{Mismatch.QUEUE_IS_GONE}; what it held and was not drained is lost unless its file is restored",
+        "start the node with its file, or accept the loss: `manage.py writebehind repair --keep`",
+    ),
+    Mismatch.QUEUE_IS_OLDER: (str(Mismatch.QUEUE_IS_OLDER), _KEEP_OR_DROP),
+    Mismatch.DATABASE_IS_OLDER: (str(Mismatch.DATABASE_IS_OLDER), _RESTORE_OR_KEEP),
+    Mismatch.BATCH_IS_MISSING: (
+        f"{Mismatch.BATCH_IS_MISSING}; its writes are lost",
+        "drain the batches after it: `manage.py writebehind repair --keep`",
+    ),
+}
 
 
 class Kind(StrEnum):
@@ -107,7 +130,7 @@ class Facts:
     """
 
     statuses: Sequence[PartitionStatus] = ()
-    stopped: Mapping[Partition, str] = field(default_factory=dict)
+    stopped: Mapping[Partition, writebehind.Fault] = field(default_factory=dict)
     closed: Sequence[Partition] = ()
     refusing: Mapping[str, str] = field(default_factory=dict)
     locks: Mapping[Partition, BlockingSession] = field(default_factory=dict)
@@ -140,9 +163,7 @@ def find_reasons(
     client = monitoring_queue()
     facts = Facts(
         statuses,
-        stopped=_read(
-            lambda: {fault.partition: str(fault.mismatch) for fault in writebehind.find_faults()}, {}
-        ),
+        stopped=_read(lambda: {fault.partition: fault for fault in writebehind.find_faults()}, {}),
         removed=_read(
             lambda: [each for removed in writebehind.removed_models() for each in removed.partitions], []
         ),
@@ -173,9 +194,9 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
         explained.add(partition)
         text = f"its model {partition.label!r} is not in this project"
         yield Reason(partition, Kind.MISSING, text, "see `manage.py writebehind removed`")
-    for partition, mismatch in facts.stopped.items():
+    for partition, fault in facts.stopped.items():
         explained.add(partition)
-        yield Reason(partition, Kind.STOPPED, mismatch, "see `manage.py writebehind repair`")
+        yield Reason(partition, Kind.STOPPED, *_STOPPED[fault.mismatch], fault.agreed_at)
     for partition in facts.closed:
         if partition not in explained:
             explained.add(partition)

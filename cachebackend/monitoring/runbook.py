@@ -38,8 +38,6 @@ class FaultKind(StrEnum):
     QUEUE_NODE_DISK = "queue-node-disk"
     QUEUE_NODE_FULL = "queue-node-full"
     QUEUE_SETTINGS = "queue-settings"
-    WRITES_DROPPED = "writes-dropped"
-    WRITES_REFUSED = "writes-refused"
     PARTITION_STOPPED = "partition-stopped"
     PARTITION_CLOSED = "partition-closed"
     PARTITION_BLOCKED = "partition-blocked"
@@ -48,6 +46,8 @@ class FaultKind(StrEnum):
     DRAINS_FAIL = "drains-fail"
     WRITES_PARKED = "writes-parked"
     WRITES_RETRIED = "writes-retried"
+    WRITES_DROPPED = "writes-dropped"
+    WRITES_REFUSED = "writes-refused"
     #: Not a fault: the page lists such queries, with a link to the section
     QUERY_NOT_CACHED = "query-not-cached"
 

@@ -45,6 +45,8 @@ class Fault:
         queued_batches: The numbers of the sealed batches that exist in the queue.
         incarnation: The incarnation of the checkpoint's queue.
         using: The alias of the database that has, or had, the checkpoint.
+        agreed_at: When queue and checkpoint were last known to agree, in seconds since 1970: the last batch
+            was drained, or the queue was sampled; None if that is not known.
     """
 
     partition: Partition
@@ -54,6 +56,7 @@ class Fault:
     queued_batches: tuple[int, ...]
     incarnation: str
     using: str
+    agreed_at: float | None = None
 
 
 def find_faults(*, seal: bool = False) -> Answers[Fault]:
@@ -95,8 +98,15 @@ def find_faults(*, seal: bool = False) -> Answers[Fault]:
             batches = tuple(
                 number for number, size in _sealed_sizes(client, partition, state).items() if size
             )
-            faults.append(Fault(partition, mismatch, batch, state, batches, incarnation, using))
+            agreed_at = _agreed_at(own, incarnation)
+            faults.append(Fault(partition, mismatch, batch, state, batches, incarnation, using, agreed_at))
     return faults
+
+
+def _agreed_at(checkpoints: Sequence[WriteBehindCheckpoint], incarnation: str) -> float | None:
+    own = [each for each in checkpoints if each.incarnation == incarnation]
+    times = [at.timestamp() for each in own for at in (each.landed_at, each.sampled_at) if at is not None]
+    return max(times, default=None)
 
 
 def repair(fault: Fault, *, keep: bool) -> None:

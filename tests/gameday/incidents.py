@@ -375,7 +375,7 @@ INCIDENTS = [
         empty_queue_node,
         repair_queue,
         FaultKind.PARTITION_STOPPED,
-        ("demo.article", "repair"),
+        ("demo.article", "is lost", "repair --keep"),
         'ringcache_behind_partitions{reason="stopped"} > 0',
         fails=_QUEUE_DOWN,
     ),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 from django.db.models import F
 from django.test import override_settings
@@ -14,7 +16,9 @@ from django.test import override_settings
 from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
+from cachebackend.monitoring.reasons import find_reasons
 from cachebackend.protocol import Partition
+from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all, one_partition, restore_keys, saved_keys
@@ -109,6 +113,12 @@ def test_a_queue_older_than_its_checkpoint_waits_for_a_person(
             ("the queue node came back with an older file", 1, 2)
         ]
         assert command("status", code=1)["stopped"] == ["shop.meter:0"]
+        out = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("writebehind", "repair", stdout=out)
+        assert "no terminal: --keep drains" in " ".join(out.getvalue().split())
+        [reason] = find_reasons(partition_statuses())
+        assert reason.since is not None
         command("repair", choice)
         drain_all()
         assert Meter.objects.get(pk=meter.pk).count == count

@@ -12,9 +12,8 @@ from cachebackend.counters import DrainCounts
 from cachebackend.monitoring import QueueFigures, queues
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
-from cachebackend.monitoring.queues import Parked, Totals, _lost_faults, queue_figures
+from cachebackend.monitoring.queues import Parked, Totals, queue_figures
 from cachebackend.monitoring.reasons import Kind, Reason
-from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
@@ -72,18 +71,6 @@ def test_minutes_that_no_node_returned_are_gaps_of_the_chart() -> None:
     counted = replace(figures, minutes=[None, DrainCounts(rows=4), DrainCounts(rows=2, dropped=1)])
     assert counted.rows_by_minute == [None, 4, 2]
     assert counted.hour == DrainCounts(rows=6, dropped=1)
-
-
-def test_writes_that_were_not_queued_are_faults() -> None:
-    """What was dropped in the hour; and what was refused or has an unknown outcome in the last minutes."""
-    lost = DrainCounts(refused=2, unknown=1, dropped=4)
-    recent = [*_lost_faults(QueueFigures(minutes=[*[DrainCounts()] * 59, lost]))]
-    assert [fault.kind for fault in recent] == [FaultKind.WRITES_DROPPED, FaultKind.WRITES_REFUSED]
-    assert "3 writes failed" in recent[1].message
-    assert "1 of them may be queued nevertheless" in recent[1].message
-    older = [*_lost_faults(QueueFigures(minutes=[lost, *[DrainCounts()] * 59]))]
-    assert [fault.kind for fault in older] == [FaultKind.WRITES_DROPPED]
-    assert [*_lost_faults(QueueFigures())] == []
 
 
 def test_without_queue_nodes_write_behind_is_off(settings: Any) -> None:

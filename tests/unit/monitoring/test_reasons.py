@@ -15,7 +15,8 @@ from cachebackend.monitoring.reasons import Facts, Kind, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition
 from cachebackend.telemetry.processes import Process
-from cachebackend.writebehind import Blocker, PartitionStatus
+from cachebackend.writebehind import Blocker, Fault, PartitionStatus
+from cachebackend.writebehind.checkpoints import Mismatch
 
 PARTITION, GONE = Partition("shop.meter", 0), Partition("shop.gone", 1)
 NOW = 1_000_000.0
@@ -24,6 +25,7 @@ SESSION = Blocker(
     7, "psql", "10.0.0.9", "idle in transaction", datetime.fromtimestamp(NOW - 50, UTC), "SELECT ?"
 )
 LOCK = BlockingSession(SESSION, holds_partition=True)
+STOPPED = Fault(PARTITION, Mismatch.QUEUE_IS_GONE, 5, None, (), "a", "default", NOW - 70)
 WELL = Facts([LATE], last_tick=NOW - 1)
 
 
@@ -37,9 +39,9 @@ def found(facts: Facts) -> list[tuple[Partition, Kind, float | None]]:
     ("facts", "kind", "since"),
     [
         (
-            {"stopped": {PARTITION: "it was emptied"}, "locks": {PARTITION: LOCK}},
+            {"stopped": {PARTITION: STOPPED}, "locks": {PARTITION: LOCK}},
             Kind.STOPPED,
-            None,
+            NOW - 70,
         ),
         ({"locks": {PARTITION: LOCK}, "requested": {PARTITION}}, Kind.BLOCKED, NOW - 50),
         ({"refusing": {"queue-a": "is full"}, "locks": {PARTITION: LOCK}}, Kind.REFUSING, NOW - 60),
@@ -151,6 +153,15 @@ def test_writes_that_wait_for_a_session_are_a_reason_though_the_queue_is_empty()
     assert found(facts) == [(PARTITION, Kind.BLOCKED, NOW - 50)]
 
 
+@pytest.mark.parametrize("mismatch", list(Mismatch))
+def test_a_stopped_partition_says_what_is_lost_and_what_to_run(mismatch: Mismatch) -> None:
+    """For each way in which queue and database contradict each other."""
+    stopped = {PARTITION: replace(STOPPED, mismatch=mismatch)}
+    [reason] = reasons_of(replace(WELL, stopped=stopped), WriteBehindOptions(), NOW)
+    assert reason.text.startswith(str(mismatch))
+    assert "`manage.py writebehind repair --keep`" in reason.way_out
+
+
 def test_a_partition_that_is_drained_has_none() -> None:
     """A drain that runs holds the lock, and a request is pending until it begins."""
     status = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=1.0)
@@ -168,8 +179,8 @@ def test_servers_and_models_that_are_missing() -> None:
 
 def test_partitions_whose_node_takes_no_writes() -> None:
     """The number of partitions is being changed; one that stopped has that reason."""
-    closed = Facts([LATE], stopped={GONE: "it was emptied"}, closed=[PARTITION, GONE])
-    assert found(closed) == [(GONE, Kind.STOPPED, None), (PARTITION, Kind.CLOSED, None)]
+    closed = Facts([LATE], stopped={GONE: STOPPED}, closed=[PARTITION, GONE])
+    assert found(closed) == [(GONE, Kind.STOPPED, NOW - 70), (PARTITION, Kind.CLOSED, None)]
 
 
 def test_reasons_that_are_the_same_are_one_sentence() -> None:

@@ -163,7 +163,7 @@ def _of_queue() -> _Publication[DrainCounts]:
     client = queue_client(queue_options())
     alias = next(iter(ring_aliases()), None)
     if alias is None:
-        return _Publication(client, client.counters, DrainCounts, "ringcache:drains")
+        return _Publication(client, client.counters, DrainCounts, f"ringcache:drains:{client.options.prefix}")
     cache = ring_cache(alias)
     return _Publication(cache.client, client.counters, DrainCounts, f"ringcache:drains:{cache.key_prefix}")
 

@@ -15,6 +15,7 @@ from cachebackend import uuid7
 from cachebackend.counters import DrainCounts
 from cachebackend.errors import NodeReplyError, RingCacheError, WriteBehindUnknownError
 from cachebackend.node import Node
+from cachebackend.telemetry.publisher import publish_all, total_drains
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
@@ -128,3 +129,15 @@ def test_a_write_that_is_not_valid_is_not_counted(meter: Meter) -> None:
     with suppress(RingCacheError):
         Meter.behind.update(meter.pk, level="many")
     assert counted() == {}
+
+
+def test_sites_on_the_same_queue_nodes_have_counts_of_their_own(meter: Meter, settings: Any) -> None:
+    """Without a ring cache the queue nodes store them: those of one prefix are those of one queue."""
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    with with_settings(prefix="one"):
+        add_one(meter)
+        publish_all()
+        assert total_drains().counts.accepted == 1
+    with with_settings(prefix="two"):
+        publish_all()
+        assert total_drains().counts.accepted == 0

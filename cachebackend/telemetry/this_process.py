@@ -27,6 +27,8 @@ __all__ = ["add_facts", "add_kind", "command", "connect", "facts", "host", "kind
 
 #: The most characters of the command.
 MAX_COMMAND = 80
+#: The management commands of this package; the first argument of each is an action.
+_WITH_ACTIONS = frozenset({"invalidation", "ring", "writebehind"})
 _facts: dict[str, Callable[[], Any]] = {}
 
 
@@ -63,11 +65,16 @@ def kind() -> str:
 
 
 def command() -> str:
-    """Return the name of the program and of the management command; later arguments may be secrets."""
+    """Return the name of the program and of the management command, with the action of one of this package.
+
+    Other arguments may be secrets.
+    """
     path = PurePath(sys.argv[0] or "python")
     program = path.parent.name if path.name == "__main__.py" else path.name
-    is_manage = program in {"manage.py", "django-admin", "django"}
-    words = [each for each in sys.argv[1:3] if is_manage and each.isidentifier()]
+    shown = 0
+    if program in {"manage.py", "django-admin", "django"}:
+        shown = 2 if sys.argv[1:2] and sys.argv[1] in _WITH_ACTIONS else 1
+    words = [each for each in sys.argv[1 : 1 + shown] if each.isidentifier()]
     return " ".join([program, *words])[:MAX_COMMAND]
 
 

@@ -11,6 +11,7 @@ from django.db import models
 from django.db.backends.ddl_references import Statement
 from django.db.models.functions import Now
 from django.db.models.sql.compiler import SQLCompiler
+from django.templatetags.tz import localtime
 
 __all__ = ["Event", "OutboxRow", "ParkedWrite", "PrefixIndex", "Ring", "WriteBehindCheckpoint"]
 
@@ -123,7 +124,7 @@ class OutboxRow(models.Model):
         verbose_name = "outbox row"
 
     def __str__(self) -> str:
-        return f"pending since {self.created:%Y-%m-%d %H:%M:%S}"
+        return f"pending since {localtime(self.created):%Y-%m-%d %H:%M:%S}"
 
 
 class WriteBehindCheckpoint(models.Model):
@@ -239,7 +240,7 @@ class Event(models.Model):
         verbose_name = "event"
 
     def __str__(self) -> str:
-        return f"{self.created:%Y-%m-%d %H:%M:%S} {self.text}"
+        return f"{localtime(self.created):%Y-%m-%d %H:%M:%S} {self.text}"
 
 
 class Ring(OutboxRow):

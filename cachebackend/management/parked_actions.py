@@ -8,6 +8,7 @@ from typing import Any
 
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
+from django.templatetags.tz import localtime
 
 from cachebackend import writebehind
 from cachebackend.invalidation.outbox import READ_TIMEOUT
@@ -62,7 +63,7 @@ class ParkedActions(ReportCommand):
                     p.label,
                     p.key,
                     p.batch,
-                    f"{p.created:%m-%d %H:%M:%S}",
+                    f"{localtime(p.created):%m-%d %H:%M:%S}",
                     "by itself" if p.retry_at else "by a person",
                     changes_text(p),
                     _first_line(p),

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import connections
+from django.templatetags.tz import localtime
 
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
 
@@ -79,7 +80,7 @@ class Blocker:
         return f"end that session: `SELECT pg_terminate_backend({self.pid})`"
 
     def __str__(self) -> str:
-        since = f" since {self.since.astimezone():%H:%M:%S}" if self.since else ""
+        since = f" since {localtime(self.since):%H:%M:%S}" if self.since else ""
         query = f": {self.query}" if self.query else ""
         name = f"{self.application or 'a session'} at {self.client or 'a local socket'}"
         return f"PID {self.pid} ({name}, {self.state}{since}{query})"

@@ -16,7 +16,8 @@ from cachebackend.backend.collations import EXACT_IN_MYSQL
 __all__ = ["read_table"]
 
 #: The kind of values, by the type of a column of Postgres. Floats, intervals, ``char(n)``, JSON and citext
-#: hold values equal that differ in Python, or the other way round. Values of ``text`` may be of any length.
+#: hold values equal that differ in Python, or the other way round. Values of ``text`` may be of any length. A
+#: ``numeric`` without a scale holds 1.0 and 1.00 equal, and shows both as they are.
 _POSTGRES_KINDS = {
     "bool": "boolean",
     "date": "date",
@@ -47,7 +48,7 @@ _POSTGRES = """
         ARRAY(
             SELECT ARRAY[a.attname::text, t.typname::text, (a.attgenerated <> '')::text,
                 (COALESCE(k.collisdeterministic, true)
-                    AND (t.typname <> 'varchar' OR a.atttypmod <> -1))::text]
+                    AND (t.typname NOT IN ('numeric', 'varchar') OR a.atttypmod <> -1))::text]
             FROM pg_attribute AS a
             JOIN pg_type AS t ON t.oid = a.atttypid
             LEFT JOIN pg_collation AS k ON k.oid = a.attcollation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from django.db.models.functions import Cast, Now
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache
+from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.queries.queryset import CachedQuerySet
 from tests.zoo.models import Author, Novel, Poem
 
@@ -162,6 +164,23 @@ def test_a_time_zone_of_a_transaction_is_its_own(sql: str, is_read_before: bool)
         assert "time zone" in Novel.cached.all().explain_cache()
     assert days() == days() == ["2026-01-01"]
     assert statements(days) == 0
+
+
+@pytest.mark.postgres
+def test_a_decimal_that_changes_its_scale_alone() -> None:
+    """In a column without a scale, 1.0 and 1.00 are equal, and are returned as they are."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zoo_novel ALTER price TYPE numeric")
+        forget_catalogues()
+        try:
+            novel = Novel.objects.create(name="a", price=Decimal("1.0"))
+            prices = Novel.cached.values_list(Cast("price", CharField(max_length=40)), flat=True)
+            assert list(prices.all()) == list(prices.all()) == ["1.0"]
+            Novel.objects.filter(pk=novel.pk).update(price=Decimal("1.00"))
+            assert list(prices.all()) == ["1.00"]
+        finally:
+            cursor.execute("ALTER TABLE zoo_novel ALTER price TYPE numeric(6, 2)")
+            forget_catalogues()
 
 
 def test_a_transaction_sees_its_own_changes(poems: list[Poem]) -> None:

@@ -34,14 +34,14 @@ def catalogue(*statements: str) -> TableCatalogue:
 
 
 def test_columns_are_bound_whose_types_and_collations_are_exact() -> None:
-    """Floats, JSON, intervals, char(n), and texts that ignore case or have no limit, are not."""
+    """Floats, JSON, intervals, char(n), decimals without a scale, texts of any length or case, are not."""
     found = catalogue(
         # The server may have been built without ICU, whose collations alone ignore case
         'CREATE COLLATION lax FROM "C"',
         "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'lax'",
-        """CREATE TABLE t (a int, b varchar(9), c text, d numeric, e date, f timestamptz, g uuid, h bool,
-            i float8, j jsonb, k interval, l char(3), m timestamp, n int[],
-            o varchar(9) COLLATE lax, p varchar)""",
+        """CREATE TABLE t (a int, b varchar(9), c text, d numeric(9, 2), e date, f timestamptz, g uuid,
+            h bool, i float8, j jsonb, k interval, l char(3), m timestamp, n int[],
+            o varchar(9) COLLATE lax, p varchar, q numeric)""",
     )
     assert found.kinds == {
         "a": "integer", "b": "text", "d": "decimal", "e": "date", "f": "moment", "g": "uuid",

@@ -115,7 +115,8 @@ class RedirectedError(NodeReplyError):
         is_moved: Whether the slot belongs to the other server. False: it is being moved there, and only
             this key may be there already.
         slot: The slot, 0 to 16,383.
-        host: The host of the other server; empty: the host of the server that answered.
+        host: The host of the other server; empty: the host of the server that answered; ``?``: the server
+            has no hostname, although the cluster prefers hostnames.
         port: Its port.
     """
 
@@ -135,7 +136,7 @@ class RedirectedError(NodeReplyError):
         host, _, port = address.rpartition(":")
         error = cls(f"{text} (the node belongs to a cluster: write its URL as redis+cluster://host:port)")
         error.is_moved = code == "MOVED"
-        error.slot, error.host, error.port = int(slot), host.strip("[]?"), int(port)
+        error.slot, error.host, error.port = int(slot), host.strip("[]"), int(port)
         if not 0 <= error.slot < 16_384:
             message = "a cluster has 16,384 slots"
             raise ValueError(message)

@@ -20,7 +20,7 @@ from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import Server, Shard, Topology
+from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import RedirectedError
 from cachebackend.interrupts import raise_interrupt
@@ -261,20 +261,26 @@ class Cluster:
 
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
-        address = self._asked_to(asked, redirection)
+        if redirection.host == UNNAMED and redirection.is_moved:
+            owner = self.ring.owner_of_slot(redirection.slot)
+            return None if self.shards[owner] is asked else owner
+        address = self.reached_at(_address_of(asked), redirection)
+        if address is None:
+            return None
         index = self._members.index_at(address)
         # One that was a primary and is a replica may have been promoted: the table is read first
         is_former = self._members.is_replica(address) and index not in self.ring.nodes
         return None if is_former else index
 
     def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
-        """Return the index of a new shard for a server that owns no slot yet; None: it is a replica.
+        """Return the index of a new shard for a server that owns no slot yet.
 
+        None: it is a replica, or its address is not known.
         A replica that was promoted is asked after the topology has it as a primary: until then it has not got
         the deletes that the old primary has missed.
         """
-        address = self._asked_to(asked, redirection)
-        if self._members.is_replica(address):
+        address = self.reached_at(_address_of(asked), redirection)
+        if address is None or self._members.is_replica(address):
             return None
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
@@ -284,12 +290,11 @@ class Cluster:
                 self.ring.names = tuple(node.name for node in self.nodes)
         return index
 
-    def _asked_to(self, asked: ShardNode, redirection: RedirectedError) -> tuple[str, int]:
-        return self.reached_at("" if asked.server is None else asked.server.host, redirection)
-
-    def reached_at(self, host: str, redirection: RedirectedError) -> tuple[str, int]:
-        """Return where this process reaches the server that a redirection by a host names."""
-        return self._address_map(redirection.host or host, redirection.port)
+    def reached_at(self, asked: tuple[str, int], redirection: RedirectedError) -> tuple[str, int] | None:
+        """Return where this process reaches the server that a redirection names; None: it is not known."""
+        if redirection.host == UNNAMED:
+            return self._members.only_other_at(redirection.port, asked)
+        return self._address_map(redirection.host or asked[0], redirection.port)
 
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""
@@ -306,6 +311,10 @@ class Cluster:
         """Use a new lock in a forked child: another thread of the parent may have held the old one."""
         self._lock, self._table_lock = threading.Lock(), threading.Lock()
         self._reloader = None
+
+
+def _address_of(node: ShardNode) -> tuple[str, int]:
+    return ("", 0) if node.server is None else (node.server.host, node.server.port)
 
 
 _CLUSTERS: WeakSet[Cluster] = WeakSet()

@@ -54,6 +54,12 @@ class Members:
                 return index
         return None
 
+    def only_other_at(self, port: int, asked: tuple[str, int]) -> tuple[str, int] | None:
+        """Return the address of the only primary with a port beside the one that was asked; None: not one."""
+        servers = [node.server for node in self.shards.values() if node.server is not None]
+        found = {(server.host, server.port) for server in servers if server.port == port} - {asked}
+        return found.pop() if len(found) == 1 else None
+
     def is_replica(self, address: tuple[str, int]) -> bool:
         """Return whether a replica of a shard has an address."""
         return any(

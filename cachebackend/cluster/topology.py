@@ -10,10 +10,12 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.options import AddressMap
 from cachebackend.ring import CLUSTER_SLOTS
 
-__all__ = ["QUESTIONS", "Server", "Shard", "Topology", "read_topology"]
+__all__ = ["QUESTIONS", "UNNAMED", "Server", "Shard", "Topology", "read_topology"]
 
 #: The commands whose replies ``read_topology`` reads.
 QUESTIONS: tuple[Command, Command] = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))
+#: The host of a server that has no hostname, if the cluster prefers hostnames.
+UNNAMED = "?"
 _NO_CLUSTER = "cluster support disabled"
 
 
@@ -105,10 +107,12 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
 
 
 def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:
-    reported = (entry[0] or b"").decode(errors="replace")
-    return Server(
-        entry[2].decode(errors="replace"), *address_map(host if reported in {"", "?"} else reported, entry[1])
-    )
+    reported = entry[0] or b""
+    if reported == UNNAMED.encode():
+        fields = iter(entry[3] if len(entry) > 3 else ())
+        reported = dict(zip(fields, fields, strict=False)).get(b"ip", b"")
+    address = address_map(reported.decode(errors="replace") or host, entry[1])
+    return Server(entry[2].decode(errors="replace"), *address)
 
 
 def _number(text: str) -> int:

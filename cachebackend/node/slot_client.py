@@ -29,8 +29,8 @@ class Table(Protocol):
         """Return host and port of the server that has a slot; an OSError says that no server answers."""
         ...
 
-    def reached_at(self, host: str, redirection: RedirectedError) -> Address:
-        """Return where this process reaches the server that a redirection by a host names."""
+    def reached_at(self, asked: Address, redirection: RedirectedError) -> Address | None:
+        """Return where this process reaches the server that a redirection names; None: it is not known."""
         ...
 
     def try_reload(self) -> None:
@@ -114,7 +114,9 @@ class SlotClient(RedisClient):
         """Return where to send a command that a server has redirected."""
         redirection = RedirectedError.read(f"{'ASK' if is_ask else 'MOVED'} {error.args[0]}")
         if is_ask:
-            return self._table.reached_at(asked[0], redirection)
+            if (address := self._table.reached_at(asked, redirection)) is None:
+                raise error
+            return address
         if (owner := self._table.primary_of(redirection.slot)) == asked:
             self._table.try_reload()
             owner = self._table.primary_of(redirection.slot)

@@ -99,7 +99,7 @@ def test_a_redirection_has_the_parts_of_its_text() -> None:
     ask = RedirectedError.read("ASK 1 [::1]:1")
     assert (ask.is_moved, ask.host) == (False, "::1")
     assert RedirectedError.read("MOVED 1 :6381").host == ""
-    assert RedirectedError.read("MOVED 1 ?:6381").host == ""
+    assert RedirectedError.read("MOVED 1 ?:6381").host == "?"
     with pytest.raises(ValueError, match="16,384 slots"):
         RedirectedError.read("MOVED 16384 a:1")
     with pytest.raises(ValueError, match="not enough values"):

@@ -137,6 +137,25 @@ def test_a_cluster_that_does_not_answer_is_asked_once_a_second(
     assert len(asked) == 2 * servers
 
 
+def test_a_redirection_that_names_no_host_is_to_the_owner_of_the_slot(cluster: Cluster) -> None:
+    """A cluster that prefers hostnames has none for the server; the servers may have one port."""
+    moved = RedirectedError.read("MOVED 5061 ?:7000")
+    assert cluster.target(cluster.shards[0], moved) is None  # the table is read first
+    cluster._apply(topology((A, [C], [(0, 5060), (5062, HALF - 1)]), (B, [D], [(5061, 5061), HIGH])))
+    assert cluster.target(cluster.shards[0], moved) == 1
+
+
+def test_a_key_that_has_moved_to_a_server_without_a_host_is_at_the_only_one_with_the_port(
+    cluster: Cluster,
+) -> None:
+    """If several have it, nothing is known; no server is added then."""
+    ask = RedirectedError.read("ASK 5061 ?:7000")
+    assert cluster.target(cluster.shards[0], ask) == 1
+    cluster._apply(topology((A, [C], [(0, 9)]), (B, [D], [HIGH]), (E, [], [(10, HALF - 1)])))
+    assert cluster.target(cluster.shards[0], ask) is None
+    assert cluster.add_target(cluster.shards[0], ask) is None
+
+
 def test_a_former_primary_that_is_promoted_elsewhere_is_asked_after_the_table_says_so(
     cluster: Cluster,
 ) -> None:

@@ -68,8 +68,8 @@ class Table:
         del slot
         return self._owners[0]
 
-    def reached_at(self, host: str, redirection: RedirectedError) -> tuple[str, int]:
-        return redirection.host or host, redirection.port
+    def reached_at(self, asked: tuple[str, int], redirection: RedirectedError) -> tuple[str, int] | None:
+        return None if redirection.host == "?" else (redirection.host or asked[0], redirection.port)
 
     def try_reload(self) -> None:
         self.reloads.append("now")
@@ -112,6 +112,14 @@ def test_a_key_that_has_moved_already_is_asked_for() -> None:
     assert (table.reloads, servers["b"].commands) == ([], [("ASKING",), ("GET", "k")])
     with pytest.raises(redis.exceptions.NoScriptError):
         client.execute_command("EVALSHA", "0", 0)
+
+
+def test_a_redirection_to_a_server_that_is_not_known_is_the_error() -> None:
+    """A cluster that prefers hostnames has none for it."""
+    client, servers = client_of(Table(A), a=[AskError("5 ?:2")])
+    with pytest.raises(AskError):
+        client.execute_command("GET", "k")
+    assert len(servers["a"].commands) == 1
 
 
 def test_servers_that_disagree_do_not_keep_a_command_in_a_loop() -> None:

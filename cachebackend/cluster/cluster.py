@@ -61,7 +61,8 @@ class Cluster:
     Attributes:
         ring: The owner of each slot.
         nodes: The nodes of the client.
-        shards: The shards by their index in ``nodes``. One that has lost its slots stays: indexes stay valid.
+        shards: The shards by their index in ``nodes``. Indexes stay valid, so one that has lost its slots
+            stays, until a new shard takes its place.
         on_node: Called with index and shard, for each shard, before it is used.
         rehome: Called before slots get other owners; None: nothing depends on the owners.
         on_change: Called when slots have got other owners.
@@ -180,12 +181,17 @@ class Cluster:
             logger.warning("the topology of the cluster cannot be read: %s", error)
 
     def _read(self) -> Topology:
-        """Return the topology, of the servers that probably answer before the others."""
-        known = [(node, node.server) for node in self.shards.values() if node.server is not None]
-        failed = [server for node, server in known if node.breaker is not None and node.breaker.is_open]
-        working = [server for _, server in known if server not in failed]
-        replicas = [server for node, _ in known for server in node.replicas]
-        return self._reader.read([*working, *replicas], failed, self._epoch or 0)
+        """Return the topology, of the servers that probably answer before the others.
+
+        A server that has lost its slots may not be a server of the cluster any more.
+        """
+        owners, first, last = self.ring.nodes, list[Server](), list[Server]()
+        for index, node in self.shards.items():
+            is_open = node.breaker is not None and node.breaker.is_open
+            if node.server is not None:
+                (last if is_open or index not in owners else first).append(node.server)
+        replicas = [server for index in owners for server in self.shards[index].replicas]
+        return self._reader.read([*first, *replicas], last, self._epoch or 0)
 
     def _apply(self, topology: Topology) -> None:
         """Use a topology: the deletes that slots' old owners have missed go with the slots.
@@ -203,7 +209,7 @@ class Cluster:
             asked = {
                 index for index, node in self.shards.items() if node.server is not None and not node.server.id
             }
-            for index, shard in self._members.follow(topology.shards):
+            for index, shard in self._members.follow(topology.shards, self.ring.nodes):
                 for first, last in shard.slots:
                     owners[first : last + 1] = array("H", [index]) * (last + 1 - first)
             changes = set(zip(former, owners, strict=True)) if former != owners else ()

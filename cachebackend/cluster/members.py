@@ -20,7 +20,8 @@ class Members:
 
     Attributes:
         nodes: The nodes of the client.
-        shards: The shards by their index in ``nodes``. One that has lost its slots stays: indexes stay valid.
+        shards: The shards by their index in ``nodes``. Indexes stay valid, so one that has lost its slots
+            stays, until a new shard takes its place.
     """
 
     def __init__(self, nodes: list[Node], new_node: Callable[[int], ShardNode]) -> None:
@@ -38,9 +39,14 @@ class Members:
         self.nodes.append(node)
         return index
 
-    def follow(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
-        """Give each shard of a new topology its node; return each with the index of its node."""
-        indexed = self._indexed(shards)
+    def follow(self, shards: Sequence[Shard], owners: Sequence[int]) -> list[tuple[int, Shard]]:
+        """Give each shard of a new topology its node; return each with the index of its node.
+
+        Args:
+            shards: The shards of the topology.
+            owners: The indexes of the nodes that own slots until now.
+        """
+        indexed = self._indexed(shards, owners)
         for index, shard in indexed:
             self.shards[index].become(shard)
             for server in (shard.primary, *shard.replicas):
@@ -68,7 +74,7 @@ class Members:
             for replica in shard.replicas
         )
 
-    def _indexed(self, shards: Sequence[Shard]) -> list[tuple[int, Shard]]:
+    def _indexed(self, shards: Sequence[Shard], owners: Sequence[int]) -> list[tuple[int, Shard]]:
         """Return each shard with its index: that of a node with the same servers, or a new one."""
         found = [(self._index_of(shard.primary), shard) for shard in shards]
         taken = {index for index, _ in found if index is not None}
@@ -76,7 +82,7 @@ class Members:
         for known, shard in found:
             index = self._shard_of.get(shard.primary.id) if known is None else known
             if known is None and (index is None or index in taken):
-                index = self._free_index(taken)
+                index = self._free_index(taken, owners)
             assert index is not None  # noqa: S101  # one of the lines above has set it
             taken.add(index)
             indexed.append((index, shard))
@@ -90,6 +96,14 @@ class Members:
                 return index
         return None
 
-    def _free_index(self, taken: set[int]) -> int:
-        first, shard = next(iter(self.shards.items()))
-        return first if shard.server is None and first not in taken else self.add()
+    def _free_index(self, taken: set[int], owners: Sequence[int]) -> int:
+        """Return the index of a node that has no server yet, or no slots any more; add one if there is none.
+
+        A server that owns no slots yet, and is asked for keys that move to it, serves already. The node of
+        another server is ejected when it follows the new one, until that has got what was missed.
+        """
+        for index, node in self.shards.items():
+            is_former = node.server is None or (node.server.id and index not in owners)
+            if is_former and index not in taken:
+                return index
+        return self.add()

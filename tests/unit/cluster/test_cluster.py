@@ -55,6 +55,43 @@ def test_a_shard_that_lost_its_slots_keeps_its_index(cluster: Cluster) -> None:
     assert (cluster.ring.nodes, len(cluster.nodes)) == ([1], 2)
 
 
+def test_a_new_shard_takes_the_index_of_one_without_slots(cluster: Cluster) -> None:
+    """So a cluster whose servers are replaced one by one keeps its number. It gets first what it missed."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    cluster._apply(topology((B, [D], [HIGH]), (E, [], [LOW])))
+    assert names(cluster) == ["e.test:7000", "b.test:7000"]
+    assert (cluster.ring.shares(), held(cluster)) == ([HALF, HALF], [True, False])
+    cluster._apply(topology((B, [D], [HIGH]), (E, [], [(0, 9)]), (A, [], [(10, HALF - 1)])))
+    assert names(cluster) == ["e.test:7000", "b.test:7000", "a.test:7000"]
+    assert held(cluster) == [True, False, True]
+
+
+def test_a_server_that_imports_its_first_slots_keeps_its_index(cluster: Cluster) -> None:
+    """It serves already, without having got what others missed, so no other server may take its place."""
+    asked = RedirectedError.read("ASK 5061 f.test:7000")
+    assert cluster.add_target(cluster.shards[0], asked) == 2
+    cluster._apply(topology((A, [C], [(0, 9)]), (B, [D], [HIGH]), (E, [], [(10, HALF - 1)])))
+    assert names(cluster) == ["a.test:7000", "b.test:7000", "f.test:7000", "e.test:7000"]
+    assert held(cluster) == [False, False, False, True]
+
+
+def test_a_server_without_slots_is_asked_last_for_the_topology(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not be a server of the cluster any more, or may not run at all."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    asked: list[str] = []
+
+    def ask(host: str, port: int) -> Topology:
+        del port
+        asked.append(host)
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr(cluster._reader, "_ask", ask)
+    cluster.try_reload()
+    assert asked == ["b.test", "d.test", "seed.test", "a.test"]
+
+
 def test_slots_that_nobody_owns_stay_with_the_last_owner(cluster: Cluster) -> None:
     """The server says that the slot is not served. They are not counted as its slots."""
     cluster._apply(topology((A, [], [(0, 9)]), (B, [], [HIGH])))

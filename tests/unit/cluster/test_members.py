@@ -18,5 +18,5 @@ def test_a_server_with_a_new_address_is_the_same_shard(cluster: Cluster) -> None
     """Its ID says so."""
     moved = Server("b", "elsewhere.test", 7001)
     shards = topology((A, [C], [LOW]), (moved, [D], [HIGH])).shards
-    assert [index for index, _ in cluster._members.follow(shards)] == [0, 1]
+    assert [index for index, _ in cluster._members.follow(shards, [0, 1])] == [0, 1]
     assert cluster.nodes[1].name == "elsewhere.test:7001"

@@ -22,7 +22,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from cachebackend.admin.fault_rows import MAX_SHOWN, with_code
-from cachebackend.admin.tiles import tiles
+from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import project_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring import Fault, SiteFigures, site_figures
@@ -92,6 +92,7 @@ def _context(site: SiteFigures) -> dict[str, Any]:
         "aliases": site.aliases,
         "notes": [_row(note) for note in site.notes],
         "processes": site.processes.processes,
+        "unknown": UNKNOWN,
         "now": timezone.now(),
         "refresh_seconds": REFRESH_SECONDS,
         "title": _("Ring status"),

@@ -89,10 +89,9 @@ class ParkedActions(ReportCommand):
             }
             for p in shown
         ]
-        unanswered = {name: str(error) for name, error in chosen.errors.items()}
         count = len(parked) if answered else None
-        data = {"parked": count, "writes": writes, "unanswered": unanswered}
-        return Report(data, not (parked or unanswered))
+        data = {"parked": count, "writes": writes, "unanswered": _unanswered(chosen)}
+        return Report(data, not (parked or chosen.errors))
 
     def _retry(self, options: dict[str, Any]) -> Report:
         applied, missing, refused = 0, 0, 0
@@ -105,10 +104,15 @@ class ParkedActions(ReportCommand):
             for write in retried.remaining:
                 self.say(f"{write}: {_first_line(write)}")
         gone = f", {missing} were of rows that no longer exist" if missing else ""
-        self.say(f"{applied} writes were applied{gone}, {refused} are still parked")
-        return Report(
-            {"landed": applied, "missing": missing, "left": refused}, not (refused or chosen.errors)
-        )
+        left = f"{refused} are still parked" if not chosen.errors else "how many are still parked is unknown"
+        self.say(f"{applied} writes were applied{gone}, {left}")
+        data = {
+            "landed": applied,
+            "missing": missing,
+            "left": None if chosen.errors else refused,
+            "unanswered": _unanswered(chosen),
+        }
+        return Report(data, not (refused or chosen.errors))
 
     def _discard(self, options: dict[str, Any]) -> Report:
         chosen = self._chosen(options, writebehind.all_databases())
@@ -121,13 +125,14 @@ class ParkedActions(ReportCommand):
             raise CommandError(message)
         if not chosen or not (options["yes"] or self.agrees(question)):
             self.say("nothing was discarded")
-            return Report({"discarded": 0}, not chosen.errors, may_have_changed=False)
+            data = {"discarded": 0, "unanswered": _unanswered(chosen)}
+            return Report(data, not chosen.errors, may_have_changed=False)
         count = sum(
             in_database(using, partial(writebehind.discard, writes, using))
             for using, writes in _by_database(chosen).items()
         )
         self.say(f"{count} writes were discarded")
-        return Report({"discarded": count}, not chosen.errors)
+        return Report({"discarded": count, "unanswered": _unanswered(chosen)}, not chosen.errors)
 
     def _chosen(
         self, options: dict[str, Any], known: writebehind.Answers[str]
@@ -158,6 +163,11 @@ class ParkedActions(ReportCommand):
                 message = f"{pk} is the number of a parked write in several databases: say {names}"
                 raise CommandError(message)
         return chosen
+
+
+def _unanswered(chosen: writebehind.Answers[tuple[str, ParkedWrite]]) -> dict[str, str]:
+    """Return the error of each database whose parked writes are not known, for ``--json``."""
+    return {name: str(error) for name, error in chosen.errors.items()}
 
 
 def _add_choice(parser: CommandParser) -> None:

@@ -58,7 +58,7 @@ class RepairActions(ReportCommand):
         self.print_table(
             ("node", "takes writes", "retiring", "queues", "queued", "to end"),
             [
-                (n.node, _yes(n.is_active), _yes(n.is_retiring), n.queues, n.fields, len(n.left))
+                (n.node, _yes(n.is_active), _yes(n.is_retiring), *map(_known, (n.queues, n.fields, _ends(n))))
                 for n in nodes
             ],
         )
@@ -203,6 +203,15 @@ def _model(name: str) -> type[Model]:
     except (LookupError, ValueError) as error:
         message = f"{name!r} is not a model of this project"
         raise CommandError(message) from error
+
+
+def _ends(node: writebehind.NodeMoves) -> int | None:
+    """Return how many queues on a node are left to end; None if it does not answer."""
+    return None if node.left is None else len(node.left)
+
+
+def _known(number: int | None) -> str:
+    return "unknown" if number is None else str(number)
 
 
 def _yes(flag: bool) -> str:

@@ -28,6 +28,8 @@ __all__ = ["NodeMoves", "moved_partitions", "node_moves"]
 class NodeMoves:
     """A queue node, while nodes are replaced. The attributes are keys of ``writebehind nodes --json``.
 
+    What a node holds that does not answer is None.
+
     Attributes:
         node: The node's name.
         is_active: Whether it is in ``nodes``, so that it takes writes.
@@ -41,9 +43,9 @@ class NodeMoves:
     node: str
     is_active: bool
     is_retiring: bool
-    queues: int = 0
-    fields: int = 0
-    left: list[str] = field(default_factory=list)
+    queues: int | None = 0
+    fields: int | None = 0
+    left: list[str] | None = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -74,8 +76,11 @@ def node_moves() -> tuple[list[NodeMoves], Answers[str]]:
     ]
     seen: set[str] = set()
     checkpoints, errors = stored_checkpoints()
-    for partition, state, is_left in _queues(client, checkpoints):
-        node = nodes[state.node]
+    for partition, index, state, is_left in _queues(client, checkpoints):
+        node = nodes[index]
+        if state is None or node.queues is None or node.fields is None or node.left is None:
+            node.queues = node.fields = node.left = None
+            continue
         seen.add(state.incarnation)
         node.queues += 1
         node.fields += state.fields
@@ -99,7 +104,7 @@ def moved_partitions(client: QueueClient) -> Answers[Partition]:
     if not client.options.retiring:
         return Answers()
     checkpoints, errors = stored_checkpoints()
-    moved = dict.fromkeys(partition for partition, _, is_left in _queues(client, checkpoints) if is_left)
+    moved = dict.fromkeys(partition for partition, *_, is_left in _queues(client, checkpoints) if is_left)
     return Answers(moved, _named(errors))
 
 
@@ -109,13 +114,18 @@ def _named(errors: Mapping[str, Exception]) -> dict[str, Exception]:
 
 def _queues(
     client: QueueClient, checkpoints: Mapping[Partition, Sequence[WriteBehindCheckpoint]]
-) -> Iterator[tuple[Partition, QueueState, bool]]:
-    """Yield each queue that a node reports, and whether its partition has left it but not ended it."""
+) -> Iterator[tuple[Partition, int, QueueState | None, bool]]:
+    """Yield each queue with the index of its node, and whether its partition has left it but not ended it.
+
+    The state of a queue is None if its node did not return it.
+    """
     partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
     for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
         ended = {each.incarnation for each in checkpoints.get(partition, ()) if each.is_ended}
         owner = client.context.ring.owner(partition.name)
-        for state in queues.values():
-            if not isinstance(state, RingCacheError):
+        for node, state in queues.items():
+            if isinstance(state, RingCacheError):
+                yield partition, node, None, False
+            else:
                 is_ended = state.incarnation in ended and not state.fields
-                yield partition, state, state.node != owner and not is_ended
+                yield partition, node, state, node != owner and not is_ended

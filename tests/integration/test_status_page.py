@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ from cachebackend import RingCache
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import outbox_databases
 from cachebackend.monitoring import outbox_figures
+from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.options import ProjectOptions
 from cachebackend.status_page import status
 from cachebackend.telemetry.heartbeat import record_run
@@ -116,3 +118,11 @@ def test_a_database_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatc
     finally:
         blocker.rollback()
         blocker.close()
+
+
+@pytest.mark.usefixtures("_urls")
+def test_processes_that_no_node_returns_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty list would read as a site without processes."""
+    monkeypatch.setattr("cachebackend.monitoring.site.process_figures", ProcessFigures)
+    page = Client().get("/status/", headers=BEARER).content.decode()
+    assert re.search(r"Processes</h2>\s*<p>unknown</p>", page)

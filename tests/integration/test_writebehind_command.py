@@ -62,7 +62,7 @@ def test_status_shows_writes_of_rows_that_the_worker_does_not_see(meter: Meter) 
     assert "1 drained writes named rows that do not exist or that the worker may not see" in out.getvalue()
 
 
-def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter, services: Services) -> None:
+def test_the_queue_of_a_node_that_is_down_is_unknown(meter: Meter, services: Services) -> None:
     """A 0 would read as an empty queue. The rows that were drained are in Postgres."""
     Meter.behind.update(meter.pk, count=F("count") + 2)
     drain_all()
@@ -71,8 +71,10 @@ def test_status_prints_unknown_for_the_queue_of_a_node_that_is_down(meter: Meter
     try:
         with pytest.raises(SystemExit):
             call_command("writebehind", "status", stdout=out)
+        [node] = command("nodes", code=1)["nodes"]
     finally:
         restart_queue(services)
+    assert (node["queues"], node["fields"], node["left"], node["done"]) == (None, None, None, False)
     [partition] = {status.partition for status in partition_statuses() if status.landed}
     [line] = [line for line in out.getvalue().splitlines() if line.startswith(f"{partition} ")]
     assert line.split()[2:] == ["unknown"] * 4 + ["1", "1", "0"]

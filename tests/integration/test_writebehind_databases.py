@@ -188,7 +188,10 @@ def test_a_database_that_is_away_hides_no_other(away: None) -> None:
     assert (report["parked"], list(report["unanswered"])) == (1, ["database 'two'"])
     report = command("drain", "--timeout", "1", code=1)
     assert (report["rows"], list(report["partitions"])) == (1, ["shop.photo:0"])
-    assert command("discard", "--all", "--yes", code=1) == {"discarded": 1}
+    report = command("retry", "--model", "shop.meter", code=1)
+    assert (report["left"], list(report["unanswered"])) == (None, ["database 'two'"])
+    report = command("discard", "--all", "--yes", code=1)
+    assert (report["discarded"], list(report["unanswered"])) == (1, ["database 'two'"])
 
 
 def test_writes_of_a_model_that_is_gone_are_found_in_any_database(
@@ -206,7 +209,7 @@ def test_writes_of_a_model_that_is_gone_are_found_in_any_database(
     assert command("removed", code=1)["models"] == [{"model": "shop.gone", "partitions": [], "parked": 2}]
     monkeypatch.setattr("cachebackend.writebehind.status.behind_models", list)
     assert command("parked", code=1)["parked"] == 2
-    assert command("discard", "--all", "--yes") == {"discarded": 2}
+    assert command("discard", "--all", "--yes") == {"discarded": 2, "unanswered": {}}
 
 
 def test_two_aliases_of_one_database_show_its_writes_once(two: str) -> None:
@@ -264,7 +267,7 @@ def test_a_database_that_is_away_has_an_unknown_number_of_parked_writes(
     for number in (f"two:{write.pk}", str(write.pk)):
         with pytest.raises(CommandError, match="database 'two' does not answer"):
             command("discard", number, "--yes")
-    assert command("discard", f"default:{write.pk}", "--yes", code=1) == {"discarded": 1}
+    assert command("discard", f"default:{write.pk}", "--yes", code=1)["discarded"] == 1
     figures = queue_figures()
     assert figures.parked is None
     [fault] = [fault.message for fault in figures.faults if "parked" in fault.message]
@@ -291,7 +294,7 @@ def test_a_database_that_hangs_delays_nothing_but_its_own_answer(
     monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
     monkeypatch.setattr(connections[two], "cursor", MethodType(cursor, connections[two]))
     for module in (
-        *("writebehind.status", "writebehind.checkpoints", "monitoring.queues", "monitoring.reasons"),
+        *("writebehind.status", "writebehind.checkpoints", "monitoring.queues", "monitoring.blocking"),
     ):
         monkeypatch.setattr(f"cachebackend.{module}.READ_TIMEOUT", 0.2)
     try:

@@ -129,7 +129,7 @@ def test_a_value_that_cannot_be_written_parks_its_row_alone(
         assert [(each.rows, each.parked) for each in drain_all()] == [(1, 1)]
         [parked] = ParkedWrite.objects.all()
         assert error in parked.error
-        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 1}
+        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 1, "unanswered": {}}
     assert (count_of(meter), count_of(other)) == (0, 1)
 
 
@@ -462,7 +462,7 @@ def test_bad_rows_that_bisection_has_no_time_for_are_parked_together(
         queue_raw(meter, b"label\0p", b"=%b" % (b"x" * 51))
         assert [(each.rows, each.parked) for each in drain_all()] == [(0, 10)]
         assert "One of 10 rows" in ParkedWrite.objects.all()[0].error
-        assert command("retry", "--all", code=1) == {"landed": 9, "missing": 0, "left": 1}
+        assert command("retry", "--all", code=1) == {"landed": 9, "missing": 0, "left": 1, "unanswered": {}}
         assert command("status", code=1)["waiting"] == 0
     assert (count_of(meter), {count_of(other) for other in others}) == (0, {1})
 

@@ -64,12 +64,12 @@ def test_a_refused_row_is_parked_and_the_rest_is_applied(
         report = command("parked", code=1)
         assert report["parked"] == 2
         assert report["writes"][0]["changes"] == "count add 1; level put 200"
-        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2}
+        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2, "unanswered": {}}
         assert command("status", code=1)["parked"] == 2
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE shop_meter DROP CONSTRAINT low")
             cursor.execute("ALTER TABLE shop_meter ADD CONSTRAINT low CHECK (level < 1000)")
-        assert command("retry", str(second.pk)) == {"landed": 2, "missing": 0, "left": 0}
+        assert command("retry", str(second.pk)) == {"landed": 2, "missing": 0, "left": 0, "unanswered": {}}
     row = Meter.objects.get(pk=rows[3].pk)
     assert (row.level, row.count) == (50, 1)
     assert command("status")["well"] is True
@@ -99,7 +99,7 @@ def test_a_discarded_write_is_never_applied_and_unblocks_its_row(unique_tags: li
         call_command("writebehind", "discard", "0", "--yes")
     with pytest.raises(CommandError, match="say which"):
         call_command("writebehind", "discard")
-    assert command("discard", str(parked.pk), "--yes") == {"discarded": 1}
+    assert command("discard", str(parked.pk), "--yes") == {"discarded": 1, "unanswered": {}}
     Meter.behind.update(row.pk, level=5)
     [drained] = drain_all()
     assert drained.parked == 0
@@ -127,7 +127,7 @@ def test_a_number_means_one_write_of_one_database(monkeypatch: pytest.MonkeyPatc
         call_command("writebehind", "discard", "71", "--yes")
     with pytest.raises(CommandError, match="no parked write has the number default:72"):
         call_command("writebehind", "discard", "default:72", "--yes")
-    assert command("discard", "lite:71", "72", "--yes") == {"discarded": 2}
+    assert command("discard", "lite:71", "72", "--yes") == {"discarded": 2, "unanswered": {}}
     assert list(ParkedWrite.objects.values_list("pk", flat=True)) == [71]
     assert not ParkedWrite.objects.using("lite").exists()
 
@@ -180,7 +180,7 @@ def test_a_retry_of_a_row_that_is_gone_is_counted_as_missing(unique_tags: list[M
     Meter.behind.update(row.pk, level=500)
     drain_all()
     Meter.objects.filter(pk=row.pk).delete()
-    assert command("retry", "--all") == {"landed": 0, "missing": 1, "left": 0}
+    assert command("retry", "--all") == {"landed": 0, "missing": 1, "left": 0, "unanswered": {}}
     assert not ParkedWrite.objects.exists()
 
 
@@ -197,11 +197,11 @@ def test_the_later_writes_of_a_parked_row_are_composed(unique_tags: list[Meter])
         first, second = ParkedWrite.objects.all()
         assert "violates check" in first.error
         assert second.batch == 6
-        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2}
-        assert command("discard", str(first.pk), "--yes") == {"discarded": 1}
+        assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 2, "unanswered": {}}
+        assert command("discard", str(first.pk), "--yes") == {"discarded": 1, "unanswered": {}}
         Meter.behind.update(row.pk, count=F("count") + 100)
         drain_all()
-        assert command("retry", "--all") == {"landed": 2, "missing": 0, "left": 0}
+        assert command("retry", "--all") == {"landed": 2, "missing": 0, "left": 0, "unanswered": {}}
     row.refresh_from_db()
     assert (row.level, row.count, row.seen) == (4, 150, start + timedelta(days=4))
 

@@ -140,9 +140,9 @@ def test_a_value_that_has_no_exact_equal_is_parked_with_both_types(deploys: Depl
     [write] = command("parked", code=1)["writes"]
     assert write["changes"] == "value put Decimal('1.2345')"
     assert "was a decimal with 4 decimal places, and now it is a decimal with 2" in write["error"]
-    assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 1}
+    assert command("retry", "--all", code=1) == {"landed": 0, "missing": 0, "left": 1, "unanswered": {}}
     newest = deploys.deploy(value=decimal(6))
-    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0}
+    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0, "unanswered": {}}
     assert newest.objects.get().value == Decimal("1.2345")
 
 
@@ -157,7 +157,7 @@ def test_a_parked_write_keeps_its_value_through_a_migration(deploys: Deploys) ->
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_gauge DROP CONSTRAINT low")
     new = deploys.deploy(value=decimal(4))
-    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0}
+    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0, "unanswered": {}}
     assert new.objects.get().value == Decimal("123.45")
 
 
@@ -209,7 +209,7 @@ def test_a_write_that_an_earlier_release_parked_is_retried(deploys: Deploys) -> 
     ParkedWrite.objects.create(
         label="shop.gauge", partition=0, batch=1, key="1", changes=changes, error="refused"
     )
-    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0}
+    assert command("retry", "--all") == {"landed": 1, "missing": 0, "left": 0, "unanswered": {}}
     assert model.objects.get().value == Decimal("1.50")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from cachebackend.client import RingClient
 from cachebackend.management.report import Report, ReportCommand
 from cachebackend.management.usage_actions import clients_of
-from cachebackend.monitoring import NodeFigures, node_figures, process_figures
+from cachebackend.monitoring import Fault, NodeFigures, ProcessFigures, node_figures, process_figures
 from cachebackend.monitoring.cluster_slots import unserved_faults
-from cachebackend.monitoring.nodes import seen_by, states_with_replay
+from cachebackend.monitoring.faults import alias_scope, by_cause
+from cachebackend.monitoring.nodes import node_fault, refusal_faults, seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node.breaker import UP
 
 __all__ = ["status_report"]
@@ -28,6 +30,8 @@ _COLUMNS = {
     "keys": "keys",
     "evicted": "evicted",
 }
+#: The kinds of faults that the table shows.
+_IN_TABLE = {FaultKind.NODE_DOWN, FaultKind.NODE_REPLAYING}
 
 
 def status_report(command: ReportCommand, chosen: str | None) -> Report:
@@ -52,14 +56,24 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
             f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
             f"{MAX_COUNTED_ROWS:,} were counted, so more deletes are pending than shown here"
         )
-    faults = [fault.message for fault in processes.faults if fault.topic == "nodes"]
+    faults = _faults({alias: nodes[alias] for alias in aliases}, processes)
     for alias, client in clients_of(chosen):
-        faults += [fault.message for fault in unserved_faults(repr(alias), client.clusters)]
-    for message in faults:
-        command.say(f"not well: {message}")
+        faults += unserved_faults(repr(alias), client.clusters)
+    for fault in faults:
+        command.say(f"not well: {fault.message}")
     is_well = not faults and all(row["state"] == UP for rows in aliases.values() for row in rows)
-    data = {"aliases": aliases, "seen_by": seen_by(), "faults": faults}
+    data = {"aliases": aliases, "seen_by": seen_by(), "faults": [fault.message for fault in faults]}
     return Report(data | {"well": is_well, "incomplete": pending.incomplete}, is_well)
+
+
+def _faults(nodes: Mapping[str, Sequence[NodeFigures]], processes: ProcessFigures) -> list[Fault]:
+    """Return what is wrong with nodes, without those that do not answer: the table shows them."""
+    down = [node_fault(alias, node) for alias, own in nodes.items() for node in own if not node.is_up]
+    faults = [fault for alias, own in nodes.items() for fault in refusal_faults(alias, own)]
+    faults += [
+        fault for fault in processes.faults if any(alias_scope(alias) <= fault.scope for alias in nodes)
+    ]
+    return [fault for fault in by_cause([*down, *faults]) if fault.kind not in _IN_TABLE]
 
 
 def _print_alias(

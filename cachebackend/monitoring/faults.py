@@ -15,10 +15,13 @@ __all__ = [
     "REPLAY_AGE_SECONDS",
     "RETRIED_SECONDS",
     "Fault",
+    "alias_scope",
     "by_cause",
+    "database_scope",
     "max_run_age",
     "max_tick_age",
     "max_waiting_age",
+    "node_scope",
 ]
 
 #: When the oldest pending delete is older, no relay runs, or a node is down.
@@ -50,6 +53,7 @@ class Fault:
         since: When it began, in seconds since 1970; None if that is not known.
         advice: What to do, in one sentence; empty: what the runbook says.
         subject: The partition that it concerns, if it concerns one; empty otherwise.
+        scope: What it concerns, as far as that is known: each a word, such as ``node``, and a name.
         consequences: The faults that this one explains.
         is_note: Whether it is only worth knowing: the site is well nevertheless, and commands exit with 0.
     """
@@ -59,6 +63,7 @@ class Fault:
     since: float | None = None
     advice: str = ""
     subject: str = ""
+    scope: frozenset[str] = frozenset()
     consequences: tuple[Fault, ...] = ()
     is_note: bool = False
 
@@ -88,6 +93,21 @@ class Fault:
         return "" if self.since is None else moment(self.since)
 
 
+def alias_scope(alias: str) -> frozenset[str]:
+    """Return what a fault of a cache alias concerns."""
+    return frozenset({f"alias {alias}"})
+
+
+def node_scope(alias: str, *names: str) -> frozenset[str]:
+    """Return what a fault of nodes of an alias concerns; write-behind has an alias for its queue nodes."""
+    return alias_scope(alias) | {f"node {alias} {name}" for name in names}
+
+
+def database_scope(*aliases: str) -> frozenset[str]:
+    """Return what a fault of databases concerns."""
+    return frozenset(f"database {using}" for using in aliases)
+
+
 def by_cause(faults: Sequence[Fault]) -> list[Fault]:
     """Return the faults that no other one explains, each with those that it explains.
 
@@ -98,13 +118,28 @@ def by_cause(faults: Sequence[Fault]) -> list[Fault]:
     order = list(RUNBOOK)
     causes: list[Fault] = []
     for fault in sorted(faults, key=lambda each: order.index(each.kind)):
-        explaining = [i for i, cause in enumerate(causes) if fault.kind in EXPLAINS.get(cause.kind, ())]
+        explaining = [i for i, cause in enumerate(causes) if _explains(cause, fault)]
         if explaining:
             cause = causes[explaining[-1]]
             causes[explaining[-1]] = replace(cause, consequences=(*cause.consequences, fault))
         else:
             causes.append(fault)
     return causes
+
+
+def _explains(cause: Fault, fault: Fault) -> bool:
+    """Return whether a fault explains another one: by their kinds, and all of what the other one concerns.
+
+    Only names after the same word are compared: a node that does not answer explains the counts of its own
+    alias only, and pending deletes of any database.
+    """
+    words = {_word(name) for name in cause.scope}
+    known = {name for name in fault.scope if _word(name) in words}
+    return fault.kind in EXPLAINS.get(cause.kind, ()) and known <= cause.scope
+
+
+def _word(name: str) -> str:
+    return name.partition(" ")[0]
 
 
 def max_run_age(interval: float) -> float:

@@ -14,13 +14,22 @@ from cachebackend.cluster import ShardNode
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.cluster_slots import read_slots
 from cachebackend.monitoring.evictions import Evictions, evictions_of
-from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.formatting import moment, size
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.node.breaker import REPLAYING, UP
+from cachebackend.writebehind.node_health import NodeHealth
 
-__all__ = ["NodeFigures", "eviction_note", "node_fault", "node_figures", "seen_by", "states_with_replay"]
+__all__ = [
+    "NodeFigures",
+    "eviction_note",
+    "node_fault",
+    "node_figures",
+    "refusal_faults",
+    "seen_by",
+    "states_with_replay",
+]
 
 DOWN = "down"
 
@@ -107,6 +116,17 @@ class NodeFigures:
         return self.evictions is not None and self.evictions.are_unusual
 
     @property
+    def refusal(self) -> str | None:
+        """Why it refuses writes although it answers, or soon will; None if it does not."""
+        if self.info.get("role") == "slave" and not self.number("cluster_enabled"):
+            server = f"{self.info.get('master_host')}:{self.info.get('master_port')}"
+            return f"is a replica of {server}, so it refuses writes"
+        health = NodeHealth.of(self.info)
+        if health.aof_status == "err":
+            return health.disk_faults[0]
+        return health.memory_fault if self.info.get("maxmemory_policy") == "noeviction" else None
+
+    @property
     def memory_text(self) -> str:
         """Its memory and the limit of that, as text; empty if they are not known."""
         used, limit = self.number("used_memory"), self.number("maxmemory")
@@ -169,7 +189,21 @@ def node_fault(alias: str, node: NodeFigures) -> Fault:
         message = f"Missed deletes are being replayed to node {node.name} of {alias!r}; then it serves reads"
     else:
         kind, message = FaultKind.NODE_DOWN, f"Node {node.name} of {alias!r} does not answer"
-    return Fault(kind, f"{message}: {node.error}", node.since)
+    return Fault(kind, f"{message}: {node.error}", node.since, scope=node_scope(alias, node.name))
+
+
+def refusal_faults(alias: str, nodes: Sequence[NodeFigures]) -> list[Fault]:
+    """Return a fault for each node that answers, and refuses writes or soon will."""
+    refusals = [(node, node.refusal) for node in nodes if node.is_up]
+    return [
+        Fault(
+            FaultKind.NODE_REFUSES_WRITES,
+            f"Node {node.name} of {alias!r} {text}.",
+            scope=node_scope(alias, node.name),
+        )
+        for node, text in refusals
+        if text
+    ]
 
 
 def eviction_note(alias: str, node: NodeFigures) -> Fault:

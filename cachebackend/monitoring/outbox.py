@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from django.db import InterfaceError, OperationalError, connections
@@ -18,7 +18,7 @@ from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.set_aside import set_aside_errors, set_aside_since
-from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault
+from cachebackend.monitoring.faults import MAX_OUTBOX_LAG_SECONDS, REPLAY_AGE_SECONDS, Fault, database_scope
 from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.monitoring.runbook import FaultKind
 
@@ -81,7 +81,11 @@ def outbox_figures(nodes_down: Sequence[str] = (), *, is_relay_late: bool | None
     faults = [_database_fault(using, error) for using, error in asked.errors.items()]
     faults += [fault for using, outbox in outboxes.items() for fault in _set_aside_faults(using, outbox)]
     lag = max((outbox.lag for outbox in outboxes.values()), default=0.0)
-    faults += _lag_faults(lag, nodes_down, is_relay_late=is_relay_late)
+    late = [using for using, outbox in outboxes.items() if outbox.lag > MAX_OUTBOX_LAG_SECONDS]
+    scope = database_scope(*late)
+    faults += [
+        replace(fault, scope=scope) for fault in _lag_faults(lag, nodes_down, is_relay_late=is_relay_late)
+    ]
     if asked.errors:
         return OutboxFigures(faults=faults)
     return OutboxFigures(lag, sum(outbox.rows for outbox in outboxes.values()), faults)
@@ -89,13 +93,14 @@ def outbox_figures(nodes_down: Sequence[str] = (), *, is_relay_late: bool | None
 
 def _database_fault(using: str, error: Exception) -> Fault:
     """Return the fault of a database that did not answer, or whose outbox has an error."""
-    text, since = _first_line(error), unanswered_since(using)
+    text, since, scope = _first_line(error), unanswered_since(using), database_scope(using)
     if not isinstance(error, OperationalError | InterfaceError | TimeoutError):
-        return Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, text), since)
+        return Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, text), since, scope=scope)
     settings = connections[using].settings_dict
     address = ":".join(str(settings[name]) for name in ("HOST", "PORT") if settings.get(name))
     server = f"{connections[using].display_name} at {address}" if address else connections[using].display_name
-    return Fault(FaultKind.DATABASE_DOWN, f"{server} does not answer (database {using!r}): {text}", since)
+    message = f"{server} does not answer (database {using!r}): {text}"
+    return Fault(FaultKind.DATABASE_DOWN, message, since, scope=scope)
 
 
 def _first_line(error: Exception) -> str:

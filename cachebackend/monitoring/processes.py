@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault
+from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault, node_scope
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.versions import version_faults, versions_text
@@ -297,7 +297,7 @@ def view_faults(processes: Sequence[Process]) -> Iterator[Fault]:
         error = seen[0][1].error
         message = f"Node {node} of {alias!r} is not reached by {which} processes ({names}): {error}"
         since = min((view.since for _, view in seen if view.since is not None), default=None)
-        yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since)
+        yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=node_scope(alias, node))
 
 
 def _uses(process: Process, alias: str) -> bool:

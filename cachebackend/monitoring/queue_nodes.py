@@ -9,9 +9,10 @@ from cachebackend import protocol
 from cachebackend.cluster import SlotNode
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.cluster_slots import read_slots, unserved_faults
-from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.formatting import size
 from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.writebehind.node_faults import settings_faults
 from cachebackend.writebehind.node_health import NodeHealth
 from cachebackend.writebehind.queue import monitoring_queue
@@ -92,14 +93,14 @@ def unserved_parts() -> set[str]:
 def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
     """Yield what is wrong with queue nodes: which do not answer or take no writes, and their settings."""
     for node in nodes:
+        scope = node_scope(QUEUE, *node.names)
         if not node.is_up:
-            yield Fault(
-                FaultKind.QUEUE_NODE_DOWN, f"Queue node {node.name} does not answer: {node.error}", node.since
-            )
+            message = f"Queue node {node.name} does not answer: {node.error}"
+            yield Fault(FaultKind.QUEUE_NODE_DOWN, message, node.since, scope=scope)
         for text in node.health.disk_faults:
-            yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.")
+            yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.", scope=scope)
         if memory := node.health.memory_fault:
-            yield Fault(FaultKind.QUEUE_NODE_FULL, f"Queue node {node.name} {memory}.")
+            yield Fault(FaultKind.QUEUE_NODE_FULL, f"Queue node {node.name} {memory}.", scope=scope)
     client = monitoring_queue()
     if client.cluster is not None:
         yield from unserved_faults("write-behind", [client.cluster])

@@ -9,9 +9,9 @@ from functools import partial
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
 from cachebackend.monitoring.cluster_slots import unserved_faults
-from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.faults import Fault, alias_scope
 from cachebackend.monitoring.formatting import listed
-from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures
+from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures, refusal_faults
 from cachebackend.monitoring.registry import registry_faults
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
@@ -90,12 +90,13 @@ def alias_figures(alias: str) -> AliasFigures:
     nodes = node_figures(client)
     faults = [node_fault(alias, node) for node in nodes if not node.is_up]
     faults += unserved_faults(repr(alias), client.clusters)
+    faults += refusal_faults(alias, nodes)
     faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)
     if missing := list(minutes.values()).count(None):
         what = f"The counts of {missing} of {MINUTES} minutes of {alias!r} cannot be read"
-        fault = Fault(FaultKind.COUNTS_UNREADABLE, f"{what}; the sums do not include them.")
-        faults.append(fault)
+        message = f"{what}; the sums do not include them."
+        faults.append(Fault(FaultKind.COUNTS_UNREADABLE, message, scope=alias_scope(alias)))
     minutes = without_lost(minutes, partial(lost_steps, alias, HOUR))
     counts = list(minutes.values())
     hour, recent = total_of(counts), total_of(counts[-RECENT_MINUTES:])

@@ -19,6 +19,7 @@ class FaultKind(StrEnum):
 
     NODE_DOWN = "node-down"
     QUEUE_NODE_DOWN = "queue-node-down"
+    NODE_REFUSES_WRITES = "node-refuses-writes"
     NODE_PARTLY_REACHED = "node-partly-reached"
     NODE_REPLAYING = "node-replaying"
     SLOTS_UNSERVED = "slots-unserved"
@@ -70,6 +71,7 @@ class Entry:
 #: The tile of the page that each kind of fault turns red.
 TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_DOWN: "nodes",
+    FaultKind.NODE_REFUSES_WRITES: "nodes",
     FaultKind.NODE_PARTLY_REACHED: "nodes",
     FaultKind.NODE_REPLAYING: "nodes",
     FaultKind.SLOTS_UNSERVED: "nodes",
@@ -106,6 +108,7 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     FaultKind.SLOTS_UNSERVED: _LATE_WRITES
     | _LOST_WRITES
     | {FaultKind.COUNTS_UNREADABLE, FaultKind.DELETES_PENDING, FaultKind.FIGURES_UNREADABLE},
+    FaultKind.NODE_REFUSES_WRITES: frozenset({FaultKind.NODE_PARTLY_REACHED, FaultKind.DELETES_PENDING}),
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cachebackend.conf import ring_aliases
-from cachebackend.monitoring.faults import Fault, by_cause
+from cachebackend.monitoring.faults import Fault, alias_scope, by_cause
 from cachebackend.monitoring.outbox import OutboxFigures, outbox_figures
 from cachebackend.monitoring.processes import ProcessFigures, dated, process_figures
 from cachebackend.monitoring.queues import QueueFigures, queue_figures
@@ -55,7 +55,11 @@ def site_figures() -> SiteFigures:
     faults = [fault for each in aliases for fault in each.faults]
     faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]
     faults += [
-        Fault(FaultKind.FIGURES_UNREADABLE, f"The figures of {alias!r} cannot be read: {each}")
+        Fault(
+            FaultKind.FIGURES_UNREADABLE,
+            f"The figures of {alias!r} cannot be read: {each}",
+            scope=alias_scope(alias),
+        )
         for alias, each in read.items()
         if isinstance(each, str)
     ]

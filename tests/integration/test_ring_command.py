@@ -22,7 +22,7 @@ from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import read_row
 from cachebackend.management import ring_doctor, ring_status
 from cachebackend.models import OutboxRow
-from cachebackend.monitoring import evictions, outbox
+from cachebackend.monitoring import alias_figures, evictions, outbox
 from cachebackend.node import Node
 from cachebackend.options import NodeAddress, RingOptions
 from cachebackend.telemetry import this_process
@@ -390,6 +390,24 @@ def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Service
     assert [fault for fault in faults if fault.startswith("Node ring-b of 'default' does not answer")]
     assert [fault for fault in faults if "Start a worker, `celery -A " in fault]
     assert sum("ring-b" in fault for fault in faults) == 1
+
+
+def test_a_node_that_is_full_and_evicts_nothing_is_a_fault(ring_cache: RingCache) -> None:
+    """It answers, so it is up: nothing else says why values that were just stored miss."""
+    node = ring_cache.client.nodes[0]
+    [limit] = node.call((b"CONFIG", b"GET", b"maxmemory"))[1::2]
+    [policy] = node.call((b"CONFIG", b"GET", b"maxmemory-policy"))[1::2]
+    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction", b"maxmemory", b"1mb"))
+    try:
+        faults = alias_figures("default").faults
+        out = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("ring", "status", stdout=out)
+    finally:
+        node.call((b"CONFIG", b"SET", b"maxmemory-policy", policy, b"maxmemory", limit))
+    message = f"Node {node.name} of 'default' is full, so it refuses writes: it uses "
+    assert [fault.kind for fault in faults if fault.message.startswith(message)] == ["node-refuses-writes"]
+    assert f"not well: {message}" in out.getvalue()
 
 
 def test_doctor_notes_a_node_that_evicts_many_keys(

@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from cachebackend.monitoring.faults import Fault, by_cause, max_tick_age, max_waiting_age
+from cachebackend.monitoring.faults import (
+    Fault,
+    alias_scope,
+    by_cause,
+    database_scope,
+    max_tick_age,
+    max_waiting_age,
+    node_scope,
+)
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import WriteBehindOptions
 
@@ -37,6 +45,58 @@ def test_one_fault_for_each_cause_with_its_consequences_below_it() -> None:
     ]
     found = [(each.message, [below.message for below in each.consequences]) for each in by_cause(faults)]
     assert found == [("node", []), ("worker", ["deletes", "writes"]), ("parked", [])]
+
+
+@pytest.mark.parametrize(
+    ("cause", "other", "is_explained"),
+    [
+        (
+            Fault(FaultKind.NODE_DOWN, "", scope=node_scope("default", "a")),
+            Fault(FaultKind.COUNTS_UNREADABLE, "", scope=alias_scope("default")),
+            True,
+        ),
+        (
+            Fault(FaultKind.NODE_DOWN, "", scope=node_scope("default", "a")),
+            Fault(FaultKind.COUNTS_UNREADABLE, "", scope=alias_scope("second")),
+            False,
+        ),
+        (
+            Fault(FaultKind.NODE_DOWN, "", scope=node_scope("default", "a")),
+            Fault(FaultKind.NODE_PARTLY_REACHED, "", scope=node_scope("default", "b")),
+            False,
+        ),
+        (
+            Fault(FaultKind.QUEUE_NODE_DOWN, "", scope=node_scope("WRITE_BEHIND", "host:1", "q0", "q1")),
+            Fault(
+                FaultKind.WRITES_WAIT, "", scope=node_scope("WRITE_BEHIND", "q1") | database_scope("default")
+            ),
+            True,
+        ),
+        (
+            Fault(FaultKind.DATABASE_DOWN, "", scope=database_scope("other")),
+            Fault(FaultKind.WRITES_WAIT, "", scope=database_scope("default")),
+            False,
+        ),
+        (
+            Fault(FaultKind.DATABASE_DOWN, "", scope=database_scope("other")),
+            Fault(FaultKind.WRITES_WAIT, "", scope=database_scope("default", "other")),
+            False,
+        ),
+        (
+            Fault(FaultKind.NODE_DOWN, "", scope=node_scope("default", "a")),
+            Fault(FaultKind.DELETES_PENDING, "", scope=database_scope("default")),
+            True,
+        ),
+        (
+            Fault(FaultKind.NO_WORKER, ""),
+            Fault(FaultKind.WRITES_WAIT, "", scope=database_scope("default")),
+            True,
+        ),
+    ],
+)
+def test_a_fault_explains_only_what_concerns_the_same(cause: Fault, other: Fault, is_explained: bool) -> None:
+    """A node or a database that does not answer hides nothing of another one."""
+    assert len(by_cause([cause, other])) == (1 if is_explained else 2)
 
 
 def test_without_its_cause_a_consequence_is_a_fault_of_its_own() -> None:

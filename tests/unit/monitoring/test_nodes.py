@@ -8,7 +8,7 @@ import pytest
 
 from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.evictions import Evictions
-from cachebackend.monitoring.nodes import eviction_note, node_fault, states_with_replay
+from cachebackend.monitoring.nodes import eviction_note, node_fault, refusal_faults, states_with_replay
 
 STATES = ("up", "up", "ejected", "down")
 REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
@@ -66,6 +66,35 @@ def test_a_fault_says_what_a_node_does(state: str, message: str) -> None:
     """With the error that ejected it, and since when."""
     fault = node_fault("default", node(state))
     assert (fault.topic, fault.message, fault.since) == ("nodes", message, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("info", "refusal"),
+    [
+        (
+            {"role": "master", "maxmemory_policy": "noeviction", "used_memory": "64", "maxmemory": "1024"},
+            None,
+        ),
+        ({"maxmemory_policy": "noeviction", "used_memory": "1024", "maxmemory": "1024"}, "is full, so it"),
+        ({"maxmemory_policy": "noeviction", "used_memory": "1000", "maxmemory": "1024"}, "is nearly full"),
+        ({"maxmemory_policy": "allkeys-lfu", "used_memory": "1024", "maxmemory": "1024"}, None),
+        (
+            {"role": "slave", "master_host": "h", "master_port": "6380"},
+            "is a replica of h:6380, so it refuses writes",
+        ),
+        ({"role": "slave", "cluster_enabled": "1"}, None),
+        ({"aof_enabled": "1", "aof_last_write_status": "err"}, "refuses writes: it cannot write its append-"),
+        ({}, None),
+    ],
+)
+def test_a_node_that_answers_and_refuses_writes_is_a_fault(info: dict[str, str], refusal: str | None) -> None:
+    """One that is down has another fault; in a cluster a shard may change its server at any time."""
+    figures = node(**info)
+    messages = [
+        fault.message for fault in refusal_faults("default", [figures, replace(figures, state="down")])
+    ]
+    assert len(messages) == (refusal is not None)
+    assert all(each.startswith(f"Node ring-a of 'default' {refusal}") for each in messages)
 
 
 def test_a_node_is_replaying_if_it_answers_and_a_process_replays_deletes_to_it() -> None:

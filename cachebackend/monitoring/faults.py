@@ -105,7 +105,7 @@ def node_scope(alias: str, *names: str) -> frozenset[str]:
 
 def database_scope(*aliases: str) -> frozenset[str]:
     """Return what a fault of databases concerns."""
-    return frozenset(f"database {using}" for using in aliases)
+    return frozenset(f"database {using!r}" for using in aliases)
 
 
 def by_cause(faults: Sequence[Fault]) -> list[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from cachebackend.histogram import Histogram
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
-from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, max_waiting_age
+from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, database_scope, max_waiting_age, node_scope
 from cachebackend.monitoring.lost_writes import lost_faults
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import (
@@ -27,10 +27,11 @@ from cachebackend.monitoring.queue_nodes import (
     queue_node_figures,
     unserved_parts,
 )
-from cachebackend.monitoring.reasons import Kind, Reason, find_reasons
+from cachebackend.monitoring.reasons import Kind, Reason, databases_of, find_reasons
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
 from cachebackend.options import WriteBehindOptions
+from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.periods import HOUR, Period
 from cachebackend.telemetry.publisher import lost_write_steps, publish_write_counts, writes_by_step
 from cachebackend.writebehind import PartitionStatus
@@ -39,6 +40,7 @@ __all__ = ["QueueFigures", "Totals", "kind_of", "queue_figures", "write_steps"]
 
 #: The kinds of faults of the reasons why a partition is not drained; those that are missing have their own.
 _KINDS = {
+    Kind.REMOVED: FaultKind.WRITES_WAIT,
     Kind.STOPPED: FaultKind.PARTITION_STOPPED,
     Kind.CLOSED: FaultKind.PARTITION_CLOSED,
     Kind.BLOCKED: FaultKind.PARTITION_BLOCKED,
@@ -83,6 +85,7 @@ class Totals:
         retried: Those of them that the workers try again, because they wait for a lock or for another row.
         retried_since: When the first of those was parked.
         database_faults: For each database that does not answer, that its parked writes are not counted.
+        parked_in: The aliases of the databases that have parked writes.
     """
 
     waiting: int = 0
@@ -92,9 +95,10 @@ class Totals:
     parked: int = 0
     parked_since: float | None = None
     bytes: int = 0
-    database_faults: Sequence[str] = ()
+    database_faults: Mapping[str, str] = field(default_factory=dict)
     retried: int = 0
     retried_since: float | None = None
+    parked_in: Sequence[str] = ()
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
@@ -103,7 +107,7 @@ class Totals:
         Parked writes are counted in their table: they outlive the queue and the model that they
         came from, and a partition that is on two nodes has them once.
         """
-        parked, faults = _parked()
+        parked, faults, parked_in = _parked()
         return cls(
             sum(each.fields or 0 for each in partitions),
             max((each.oldest_seconds or 0.0 for each in partitions), default=0.0),
@@ -115,6 +119,7 @@ class Totals:
             faults,
             parked.retried,
             parked.retried_since,
+            parked_in,
         )
 
 
@@ -202,11 +207,10 @@ class QueueFigures:
         return None if self.recent is None else self.recent.rows / recent_seconds()
 
 
-def queue_figures(*, is_database_up: bool = True, processes: ProcessFigures | None = None) -> QueueFigures:
+def queue_figures(processes: ProcessFigures | None = None) -> QueueFigures:
     """Return the figures of write-behind; what does not answer is a fault.
 
     Args:
-        is_database_up: False if a database is known not to answer; that fault is then not repeated.
         processes: The processes of the site, if the caller has read them.
     """
     options = write_behind_options()
@@ -214,28 +218,32 @@ def queue_figures(*, is_database_up: bool = True, processes: ProcessFigures | No
         return QueueFigures()
     try:
         publish_write_counts()
-        return _figures(options, processes, is_database_up=is_database_up)
+        return _figures(options, processes)
     except (RingCacheError, ConfigurationError) as error:
         fault = Fault(FaultKind.QUEUE_NODE_DOWN, f"The queue cannot be read: {error}")
         return QueueFigures(is_on=True, faults=[fault])
 
 
-def _parked() -> tuple[Parked, Sequence[str]]:
-    """Return the parked writes, and what is wrong with a database."""
+def _parked() -> tuple[Parked, Mapping[str, str], Sequence[str]]:
+    """Return the parked writes, what is wrong with each database, and the databases that have such writes."""
     known = writebehind.all_databases()
     asked = ask_databases(_parked_in, READ_TIMEOUT, known)
     late = {f"database {using!r}": error for using, error in asked.errors.items()}
-    faults = [
-        f"The {name} does not answer, so its parked writes are not known: {error}"
+    faults = {
+        name: f"The {name} does not answer, so its parked writes are not known: {error}"
         for name, error in (known.errors | late).items()
-    ]
+    }
     found = asked.found.values()
-    return Parked(
-        sum(each.kept for each in found),
-        min((each.kept_since for each in found if each.kept_since is not None), default=None),
-        sum(each.retried for each in found),
-        min((each.retried_since for each in found if each.retried_since is not None), default=None),
-    ), faults
+    return (
+        Parked(
+            sum(each.kept for each in found),
+            min((each.kept_since for each in found if each.kept_since is not None), default=None),
+            sum(each.retried for each in found),
+            min((each.retried_since for each in found if each.retried_since is not None), default=None),
+        ),
+        faults,
+        [using for using, each in asked.found.items() if each.kept or each.retried],
+    )
 
 
 def _parked_in(using: str) -> Parked:
@@ -246,9 +254,7 @@ def _parked_in(using: str) -> Parked:
     return Parked(*groups.get(False, (0, None)), *groups.get(True, (0, None)))
 
 
-def _figures(
-    options: WriteBehindOptions, processes: ProcessFigures | None, *, is_database_up: bool
-) -> QueueFigures:
+def _figures(options: WriteBehindOptions, processes: ProcessFigures | None) -> QueueFigures:
     nodes = queue_node_figures()
     down = {name for node in nodes if not node.is_up for name in node.names} | unserved_parts()
     partitions = writebehind.partition_statuses()
@@ -259,7 +265,7 @@ def _figures(
         partitions=partitions,
         nodes=nodes,
         totals=totals,
-        is_database_up=is_database_up and has_all,
+        is_database_up=has_all,
         minutes=write_steps(HOUR),
         reasons=find_reasons(partitions, processes),
     )
@@ -267,13 +273,18 @@ def _figures(
     unread = [each for each in partitions if each.error and each.node not in down]
     errors = {str(each.error) for each in unread if each.is_database_seen}
     faults += [Fault(FaultKind.QUEUE_NODE_DOWN, error) for error in sorted(errors)]
-    if is_database_up:
-        errors = {str(each.error) for each in unread if not each.is_database_seen}
-        errors.update(totals.database_faults)
-        faults += [Fault(FaultKind.DATABASE_DOWN, error) for error in sorted(errors)]
+    faults += _database_faults([each for each in unread if not each.is_database_seen], totals)
     faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
     faults += lost_faults(figures.minutes, time.time())
     return replace(figures, faults=faults)
+
+
+def _database_faults(unread: Sequence[PartitionStatus], totals: Totals) -> Iterator[Fault]:
+    """Yield one fault for each database that did not answer at least one of the questions."""
+    databases = databases_of(each.partition for each in unread)
+    errors = {f"database {databases[each.partition]!r}": str(each.error) for each in unread}
+    for name, error in sorted((dict(totals.database_faults) | errors).items()):
+        yield Fault(FaultKind.DATABASE_DOWN, error, scope=frozenset({name}))
 
 
 def write_steps(period: Period) -> list[DrainCounts | None]:
@@ -307,19 +318,29 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
             subject = "" if session else f"Queued writes are not drained: {reasons[0].partition}: "
             text = f"{subject}{reasons[0].text}{'' if session else others}."
             advice = f"{reasons[0].way_out[0].upper()}{reasons[0].way_out[1:]}."
-            yield Fault(_KINDS[kind], text, since, advice, str(reasons[0].partition))
+            scope = _scope(figures, reasons)
+            yield Fault(_KINDS[kind], text, since, advice, str(reasons[0].partition), scope)
     oldest = figures.oldest_seconds
     if not figures.reasons and oldest is not None and oldest > max_waiting_age(options):
         message = f"{figures.waiting:,} queued changes wait to be written to Postgres: is a worker running?"
         yield Fault(FaultKind.WRITES_WAIT, message, time.time() - oldest)
 
 
+def _scope(figures: QueueFigures, reasons: Sequence[Reason]) -> frozenset[str]:
+    """Return the queue nodes and the databases of the partitions of some reasons."""
+    partitions = {each.partition for each in reasons}
+    nodes = [status.node for status in figures.partitions if status.partition in partitions]
+    return node_scope(QUEUE, *nodes) | database_scope(*databases_of(partitions).values())
+
+
 def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
+    """Yield what is parked in the databases that answer, whether another one does or not."""
     totals = figures.totals
-    if figures.parked and (count := figures.parked - totals.retried):
+    scope = database_scope(*totals.parked_in)
+    if count := totals.parked - totals.retried:
         message = f"{count:,} writes are parked because Postgres refused them."
-        yield Fault(FaultKind.WRITES_PARKED, message, totals.parked_since)
+        yield Fault(FaultKind.WRITES_PARKED, message, totals.parked_since, scope=scope)
     since = totals.retried_since
-    if figures.parked and since is not None and time.time() - since > RETRIED_SECONDS:
+    if since is not None and time.time() - since > RETRIED_SECONDS:
         message = f"{totals.retried:,} writes wait for locks or for other rows, and are tried again."
-        yield Fault(FaultKind.WRITES_RETRIED, message, since)
+        yield Fault(FaultKind.WRITES_RETRIED, message, since, scope=scope)

@@ -31,7 +31,7 @@ from cachebackend.writebehind.checkpoints import Mismatch
 from cachebackend.writebehind.queue import configured_partitions, model_named, monitoring_queue
 from cachebackend.writebehind.versions import version_fault
 
-__all__ = ["Facts", "Kind", "Reason", "find_reasons", "reasons_of", "summaries"]
+__all__ = ["Facts", "Kind", "Reason", "databases_of", "find_reasons", "reasons_of", "summaries"]
 
 T = TypeVar("T")
 #: Celery's queue of the drains, if neither a worker nor the settings name it: the default of
@@ -68,6 +68,7 @@ class Kind(StrEnum):
     """The kinds of reasons."""
 
     MISSING = "missing"
+    REMOVED = "removed"
     STOPPED = "stopped"
     CLOSED = "closed"
     REFUSING = "refusing"
@@ -87,8 +88,8 @@ class Reason:
 
     Attributes:
         partition: The partition.
-        kind: ``missing``: a server does not answer, or the model is gone; ``stopped``: queue and
-            checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
+        kind: ``missing``: a server does not answer; ``removed``: the model is gone; ``stopped``: queue
+            and checkpoint contradict each other; ``closed``: the number of partitions is being changed, so
             its node takes no writes; ``refusing``: its node refuses writes, because it cannot write its
             file; ``blocked``: a session in the database holds the partition's lock, or rows;
             ``newer code``: its next batch waits for a worker with newer code; ``no schedule``: no
@@ -176,7 +177,7 @@ def find_reasons(
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None),
         processes=processes or (process_figures() if late else ProcessFigures()),
-        databases=_databases(late),
+        databases=databases_of(late),
     )
     return list(reasons_of(facts, options, now))
 
@@ -193,7 +194,7 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
     for partition in facts.removed:
         explained.add(partition)
         text = f"its model {partition.label!r} is not in this project"
-        yield Reason(partition, Kind.MISSING, text, "see `manage.py writebehind removed`")
+        yield Reason(partition, Kind.REMOVED, text, "see `manage.py writebehind removed`")
     for partition, fault in facts.stopped.items():
         explained.add(partition)
         yield Reason(partition, Kind.STOPPED, *_STOPPED[fault.mismatch], fault.agreed_at)
@@ -304,7 +305,7 @@ def _refusing() -> dict[str, str]:
     return {name: texts[0] for name, texts in nodes.items() if texts}
 
 
-def _databases(partitions: Iterable[Partition]) -> dict[Partition, str]:
+def databases_of(partitions: Iterable[Partition]) -> dict[Partition, str]:
     """Return the database of each partition whose model exists."""
     models = {each: model_named(each.label) for each in partitions}
     return {each: router.db_for_write(model) for each, model in models.items() if model is not None}

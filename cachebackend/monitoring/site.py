@@ -51,9 +51,9 @@ def site_figures() -> SiteFigures:
     processes = process_figures()
     worker = worker_figures(processes)
     outbox = outbox_figures(down, is_relay_late="relay" in worker.late)
-    queues = queue_figures(is_database_up=outbox.rows is not None, processes=processes)
+    queues = queue_figures(processes)
     faults = [fault for each in aliases for fault in each.faults]
-    faults += [*processes.faults, *worker.faults, *outbox.faults, *queues.faults]
+    faults += [*processes.faults, *worker.faults, *outbox.faults, *_unknown(queues.faults, outbox.faults)]
     faults += [
         Fault(
             FaultKind.FIGURES_UNREADABLE,
@@ -66,3 +66,9 @@ def site_figures() -> SiteFigures:
     causes = by_cause([dated(fault, processes) for fault in faults if not fault.is_note])
     notes = [fault for fault in faults if fault.is_note]
     return SiteFigures(aliases, processes, worker, outbox, queues, causes, notes)
+
+
+def _unknown(faults: Sequence[Fault], known: Sequence[Fault]) -> list[Fault]:
+    """Return the faults without those of databases that are known not to answer."""
+    down = {fault.scope for fault in known if fault.kind is FaultKind.DATABASE_DOWN}
+    return [fault for fault in faults if fault.kind is not FaultKind.DATABASE_DOWN or fault.scope not in down]

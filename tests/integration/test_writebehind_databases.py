@@ -230,7 +230,7 @@ def test_status_counts_the_queued_writes_of_models_that_are_gone(two: str) -> No
     )
     report = command("status", code=1)
     assert report["waiting"] == 1
-    assert [(each["partition"], each["kind"]) for each in report["reasons"]] == [("shop.gone:0", "missing")]
+    assert [(each["partition"], each["kind"]) for each in report["reasons"]] == [("shop.gone:0", "removed")]
 
 
 @pytest.mark.parametrize("words", [("--drain", GONE, "--into", "shop.Meter"), ("--drop", GONE, "--yes")])

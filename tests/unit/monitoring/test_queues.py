@@ -10,7 +10,7 @@ import pytest
 
 from cachebackend.counters import DrainCounts
 from cachebackend.monitoring import QueueFigures, queues
-from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
+from cachebackend.monitoring.faults import database_scope, max_tick_age, max_waiting_age, node_scope
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.queues import Parked, Totals, queue_figures
 from cachebackend.monitoring.reasons import Kind, Reason
@@ -24,7 +24,7 @@ ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)
 
 def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the queue nodes change, a partition has a queue on the old and on the new one."""
-    monkeypatch.setattr(queues, "_parked", lambda: (Parked(3, 40.0, 1, 50.0), ()))
+    monkeypatch.setattr(queues, "_parked", lambda: (Parked(3, 40.0, 1, 50.0), {}, ["two"]))
     totals = Totals.of(
         [
             PartitionStatus(ONE, "a", fields=2, oldest_seconds=1.0, rows=5, parked=3),
@@ -32,8 +32,10 @@ def test_totals_are_sums_over_the_nodes_of_a_partition(monkeypatch: pytest.Monke
             PartitionStatus(TWO, "b", missing=2, parked=1),
         ]
     )
-    assert totals == Totals(3, 4.0, 6, 2, 4, 40.0, retried=1, retried_since=50.0)
-    assert Totals.of([]) == Totals(parked=4, parked_since=40.0, retried=1, retried_since=50.0)
+    assert totals == Totals(3, 4.0, 6, 2, 4, 40.0, retried=1, retried_since=50.0, parked_in=["two"])
+    assert Totals.of([]) == Totals(
+        parked=4, parked_since=40.0, retried=1, retried_since=50.0, parked_in=["two"]
+    )
 
 
 @pytest.mark.parametrize("queue", [True, False])
@@ -104,3 +106,36 @@ def test_writes_that_are_tried_again_are_a_fault_of_their_own(
     totals = Totals(parked=2, parked_since=1.0, retried=retried, retried_since=since)
     faults = queues._parked_faults(QueueFigures(is_on=True, totals=totals, is_database_up=True))
     assert [str(fault.kind) for fault in faults] == kinds
+
+
+def test_parked_writes_are_a_fault_while_another_database_is_away() -> None:
+    """How many there are in all is not known; those that are known are not hidden."""
+    totals = Totals(parked=1, parked_since=9.0, parked_in=["default"])
+    figures = QueueFigures(is_on=True, totals=totals, is_database_up=False)
+    assert figures.parked is None
+    [fault] = queues._parked_faults(figures)
+    assert (fault.kind, fault.since) == (FaultKind.WRITES_PARKED, 9.0)
+    assert fault.scope == database_scope("default")
+
+
+def test_each_database_that_does_not_answer_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its checkpoints, its parked writes or both cannot be read; another one hides none of them."""
+    monkeypatch.setattr(queues, "databases_of", lambda partitions: dict.fromkeys(partitions, "default"))
+    status = PartitionStatus(ONE, "a", is_database_seen=False, error="the database 'default' is locked")
+    totals = Totals(database_faults={"database 'default'": "parked", "database 'two'": "it is away"})
+    faults = [*queues._database_faults([status, replace(status, partition=TWO)], totals)]
+    assert [(fault.message, fault.scope) for fault in faults] == [
+        ("the database 'default' is locked", database_scope("default")),
+        ("it is away", database_scope("two")),
+    ]
+
+
+def test_late_writes_concern_their_queue_nodes_and_databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they are a consequence of these only; writes of a model that is gone are late, too."""
+    monkeypatch.setattr(queues, "databases_of", lambda partitions: dict.fromkeys(partitions, "default"))
+    for kind in (Kind.SLOW, Kind.REMOVED):
+        reason = Reason(ONE, kind, "text", "way out")
+        figures = QueueFigures(partitions=[PartitionStatus(ONE, "a")], reasons=[reason])
+        [fault] = queues._waiting_faults(figures, WriteBehindOptions())
+        scope = node_scope("WRITE_BEHIND", "a") | database_scope("default")
+        assert (fault.kind, fault.scope) == (FaultKind.WRITES_WAIT, scope)

@@ -174,7 +174,7 @@ def test_servers_and_models_that_are_missing() -> None:
     for name in ("is_queue_seen", "is_database_seen"):
         status = replace(LATE, **{name: False}, error="it does not answer")
         assert found(Facts([status])) == [(PARTITION, Kind.MISSING, None)]
-    assert found(Facts(removed=[GONE])) == [(GONE, Kind.MISSING, None)]
+    assert found(Facts(removed=[GONE])) == [(GONE, Kind.REMOVED, None)]
 
 
 def test_partitions_whose_node_takes_no_writes() -> None:

@@ -14,6 +14,7 @@ from cachebackend.monitoring.faults import database_scope, max_tick_age, max_wai
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.queues import Parked, Totals, queue_figures
 from cachebackend.monitoring.reasons import Kind, Reason
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES
 from cachebackend.options import WriteBehindOptions
 from cachebackend.protocol import Partition

@@ -291,7 +291,7 @@ class Cluster:
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
             if index is None:
-                index = self._members.add()
+                index = self._members.free_index(self.ring.nodes)
                 self.shards[index].become(Shard(Server("", *address), (), ()))
                 self.ring.names = tuple(node.name for node in self.nodes)
         return index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import Server, Shard
@@ -53,6 +53,22 @@ class Members:
                 self._shard_of[server.id] = index
         return indexed
 
+    def free_index(self, owners: Sequence[int], taken: Collection[int] = ()) -> int:
+        """Return the index of a node that has no server yet, or no slots any more; add one if there is none.
+
+        A server that owns no slots yet, and is asked for keys that move to it, serves already. The node of
+        another server is ejected when it follows the new one, until that has got what was missed.
+
+        Args:
+            owners: The indexes of the nodes that own slots.
+            taken: Further indexes that are not free.
+        """
+        for index, node in self.shards.items():
+            is_former = node.server is None or (node.server.id and index not in owners)
+            if is_former and index not in taken:
+                return index
+        return self.add()
+
     def index_at(self, address: tuple[str, int]) -> int | None:
         """Return the index of the shard whose primary has an address; None: there is none."""
         for index, node in self.shards.items():
@@ -82,7 +98,7 @@ class Members:
         for known, shard in found:
             index = self._shard_of.get(shard.primary.id) if known is None else known
             if known is None and (index is None or index in taken):
-                index = self._free_index(taken, owners)
+                index = self.free_index(owners, taken)
             assert index is not None  # noqa: S101  # one of the lines above has set it
             taken.add(index)
             indexed.append((index, shard))
@@ -95,15 +111,3 @@ class Members:
             if server is not None and (server.id == primary.id or server == primary._replace(id="")):
                 return index
         return None
-
-    def _free_index(self, taken: set[int], owners: Sequence[int]) -> int:
-        """Return the index of a node that has no server yet, or no slots any more; add one if there is none.
-
-        A server that owns no slots yet, and is asked for keys that move to it, serves already. The node of
-        another server is ejected when it follows the new one, until that has got what was missed.
-        """
-        for index, node in self.shards.items():
-            is_former = node.server is None or (node.server.id and index not in owners)
-            if is_former and index not in taken:
-                return index
-        return self.add()

@@ -66,6 +66,18 @@ def test_a_new_shard_takes_the_index_of_one_without_slots(cluster: Cluster) -> N
     assert held(cluster) == [True, False, True]
 
 
+def test_a_server_that_imports_its_first_slots_takes_the_index_of_one_without_slots(
+    cluster: Cluster,
+) -> None:
+    """It is known by a redirection before it is in the topology. It gets first what it missed."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    asked = RedirectedError.read("ASK 5061 e.test:7000")
+    assert cluster.add_target(cluster.shards[1], asked) == 0
+    assert (names(cluster), held(cluster)) == (["e.test:7000", "b.test:7000"], [True, False])
+    cluster._apply(topology((B, [D], [HIGH]), (E, [], [LOW])))
+    assert (names(cluster), cluster.ring.nodes) == (["e.test:7000", "b.test:7000"], [0, 1])
+
+
 def test_a_server_that_imports_its_first_slots_keeps_its_index(cluster: Cluster) -> None:
     """It serves already, without having got what others missed, so no other server may take its place."""
     asked = RedirectedError.read("ASK 5061 f.test:7000")

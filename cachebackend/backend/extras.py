@@ -106,10 +106,9 @@ class ExtraMethods(LeasingCache):
             RingCacheError: The alias has a ``KEY_FUNCTION``, which cannot be reversed.
         """
         prefix, encoded = self._prefix_and_pattern(pattern, version)
-        cursors = protocol.all_cursors(self.client.context)
-        while cursors:
-            page = protocol.scan(self.client.context, encoded, cursors, itersize)
-            matches, cursors = self.client.run(page)
+        found = protocol.KeyScan(self.client.context, encoded, itersize)
+        while not found.is_over:
+            matches = self.client.run(found.page())
             yield from _texts(matches, prefix)
 
     async def aiter_keys(
@@ -117,10 +116,9 @@ class ExtraMethods(LeasingCache):
     ) -> AsyncIterator[str]:
         """Yield the keys that match a Redis pattern, as ``iter_keys``."""
         prefix, encoded = self._prefix_and_pattern(pattern, version)
-        cursors = protocol.all_cursors(self.client.context)
-        while cursors:
-            page = protocol.scan(self.client.context, encoded, cursors, itersize)
-            matches, cursors = await self.client.arun(page)
+        found = protocol.KeyScan(self.client.context, encoded, itersize)
+        while not found.is_over:
+            matches = await self.client.arun(found.page())
             for key in _texts(matches, prefix):
                 yield key
 

@@ -21,7 +21,7 @@ from cachebackend.protocol.cache.load import ManyLoader, get_or_load, get_or_loa
 from cachebackend.protocol.cache.move import move
 from cachebackend.protocol.cache.quarantine import quarantine, unquarantine
 from cachebackend.protocol.cache.results import get_result, get_result_and_rows
-from cachebackend.protocol.cache.scan import all_cursors, scan
+from cachebackend.protocol.cache.scan import KeyScan
 from cachebackend.protocol.cache.set import add, incr, make_stale, replace, set_, set_many, touch
 from cachebackend.protocol.cache.shapes import (
     MAX_SHAPES,
@@ -99,6 +99,7 @@ __all__ = [
     "Folded",
     "FormCount",
     "Inspected",
+    "KeyScan",
     "Lags",
     "Lease",
     "Load",
@@ -120,7 +121,6 @@ __all__ = [
     "add",
     "add_counts",
     "add_form_counts",
-    "all_cursors",
     "are_empty",
     "batch_sizes",
     "begin_drain",
@@ -182,7 +182,6 @@ __all__ = [
     "replace",
     "report_process",
     "request_drains",
-    "scan",
     "seal",
     "seal_many",
     "set_",

@@ -270,6 +270,18 @@ def test_clear_reaches_every_primary(cluster_services: Services, cluster: Cluste
     clearer.close()
 
 
+def test_a_scan_finds_the_keys_of_all_servers(client: RingClient, cluster_services: Services) -> None:
+    """Each once; also as the first operation of a client, which does not know the table yet."""
+    for key in KEYS:
+        client.set(key, key, MINUTE_MS)
+    other = client_of(cluster_services)
+    scan, found = protocol.KeyScan(other.context, b"*", 10), []
+    while not scan.is_over:
+        found += other.run(scan.page())
+    assert sorted(found) == sorted(KEYS)
+    other.close()
+
+
 def test_a_lock_is_found_after_its_slot_has_moved(client: RingClient, cluster: Cluster) -> None:
     """redis-py's client of the cluster follows the redirection."""
     name = KEYS[0]

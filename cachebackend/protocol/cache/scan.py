@@ -12,11 +12,47 @@ from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.rounds import Cursor
 
-__all__ = ["all_cursors", "scan"]
+__all__ = ["KeyScan", "all_cursors", "scan"]
 
 #: The first bytes of records that hold no value for a plain reader.
 _NO_VALUES = frozenset(bytes([kind]) for kind in (Kind.LEASE, Kind.QUARANTINE, Kind.TAG, Kind.STALE))
 Cursors = Mapping[int, Cursor]
+
+
+class KeyScan:
+    """A scan of all nodes for keys that hold values, one page at a time.
+
+    The nodes of a cluster are scanned twice: a key may move from a node that is not scanned yet to one
+    that is. Each key is returned once then.
+
+    Args:
+        context: The alias.
+        pattern: Matches the keys.
+        count: How many keys a node examines for a page.
+
+    Attributes:
+        is_over: Whether there are no more pages.
+    """
+
+    def __init__(self, context: Context, pattern: bytes, count: int) -> None:
+        self._context, self._pattern, self._count = context, pattern, count
+        self._cursors: dict[int, Cursor] = {}
+        self._passes = 2 if context.ring.keys_move else 1
+        self._seen: set[bytes] | None = set() if context.ring.keys_move else None
+        self.is_over = False
+
+    def page(self) -> Operation[list[bytes]]:
+        """Return the keys of the next page."""
+        if not self._cursors:
+            self._cursors = all_cursors(self._context)
+            self._passes -= 1
+        found, self._cursors = yield from scan(self._context, self._pattern, self._cursors, self._count)
+        self.is_over = not (self._cursors or self._passes)
+        if self._seen is None:
+            return found
+        new = [key for key in found if key not in self._seen]
+        self._seen.update(new)
+        return new
 
 
 def all_cursors(context: Context) -> dict[int, Cursor]:

@@ -6,8 +6,9 @@ import pytest
 
 from cachebackend.codec import HEAD_BYTES, Refresh, tag_block_span
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.protocol.cache.scan import all_cursors, scan
+from cachebackend.protocol.cache.scan import KeyScan, all_cursors, scan
 from cachebackend.protocol.rounds import Cursor
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
 
 OLD_TOKEN = b"o" * 16
@@ -56,6 +57,28 @@ def test_an_empty_page_costs_one_round_trip() -> None:
     (keys, cursors), requests = step(scan(context, b"x*", {1: Cursor(b"9")}, 5), [[b"0", []]])
     assert (keys, cursors) == ([], {})
     assert requests == [[(1, (b"SCAN", b"9", b"MATCH", b"x*", b"COUNT", b"5", b"TYPE", b"string"))]]
+
+
+def test_the_nodes_of_a_ring_are_scanned_once() -> None:
+    """Each of their keys stays where it is."""
+    context = context_of("a", "b")
+    found = KeyScan(context, b"*", 5)
+    assert step(found.page(), [[b"0", [b"k"]], [b"0", []]], [b"V"])[0] == [b"k"]
+    assert found.is_over
+
+
+def test_a_cluster_is_scanned_twice() -> None:
+    """A key may move from a server that is not scanned yet to one that is. Each key is returned once."""
+    context = context_of("a", "b")
+    ring = ClusterRing()
+    context.ring = ring  # type: ignore[assignment]  # a ring of the same kind
+    found = KeyScan(context, b"*", 5)
+    ring.replace([slot % 2 for slot in range(CLUSTER_SLOTS)], ["a", "b"])  # read with the first command
+    assert step(found.page(), [[b"0", [b"k"]], [b"7", [b"l"]]], [b"V", b"V"])[0] == [b"k", b"l"]
+    assert step(found.page(), [[b"0", [b"m"]]], [b"V"])[0] == [b"m"]
+    assert not found.is_over
+    assert step(found.page(), [[b"0", [b"k"]], [b"0", [b"m", b"n"]]], [b"V"] * 3)[0] == [b"n"]
+    assert found.is_over
 
 
 def test_a_node_that_is_down_has_no_keys() -> None:

@@ -25,6 +25,10 @@ CLUSTER_PORT = 6379
 WAIT_REPLICAS = Integer(0, 5)
 _ONE_URL = "a cluster has one URL, which may have several hosts: redis+cluster://host1:7000,host2:7000"
 _HOST_FAULT = "each server must be host or host:port; write an IPv6 address in brackets"
+_LOGIN_FAULT = (
+    "write user and password once, before the first host: all servers have the same; percent-encode an '@' "
+    "in them"
+)
 _DATABASE_FAULT = "a cluster has database 0 only; leave the number out"
 #: Parameters of a node's URL that a cluster's URL may not have.
 _OF_A_RING = {
@@ -118,7 +122,8 @@ def parse_cluster(url: str, key: object, faults: Faults) -> ClusterAddress | Non
     account, _, hosts_text = netloc.rpartition("@")
     hosts = [host_and_port(unquote(text), CLUSTER_PORT) for text in hosts_text.split(",")]
     query = url_parameters(query_text)
-    texts = [_HOST_FAULT] if None in hosts else []
+    texts = [_LOGIN_FAULT] if "@" in account else []
+    texts += [_HOST_FAULT] if None in hosts else []
     texts += _part_faults(scheme, path, query)
     for text in texts:
         faults.add(key, text)

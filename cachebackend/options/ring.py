@@ -217,10 +217,10 @@ class RingOptions:
             ours |= {**lists.nodes, "near": near, "eviction": eviction, "cluster": cluster}
             if lists.cluster is not None:
                 ours["leaving_cluster" if lists.is_leaving else "joining_cluster"] = lists.cluster
-            ours["address_map"] = read_address_map(ours.get("address_map"))
         else:
             faults.add("OPTIONS", f"must be a dict, got a {type(options).__name__}")
         faults.raise_any()
+        ours["address_map"] = read_address_map(ours.get("address_map"))
         return cls(nodes=nodes, **ours)
 
     @property

@@ -145,8 +145,12 @@ def parse_node(url: object, key: object, faults: Faults) -> NodeAddress | None:
 def _scheme_fault(scheme: str) -> str | None:
     """Return what is wrong with the scheme of a node's URL; None: nothing is."""
     if scheme in _CLUSTER_SCHEMES:
-        return "is a cluster; only LOCATION, or 'nodes' of WRITE_BEHIND, can be one"
-    return None if scheme in _SCHEMES else f"must begin with one of {', '.join(s + '://' for s in _SCHEMES)}"
+        return (
+            "is a cluster; only LOCATION, 'joining' and 'leaving' of a cache alias, and 'nodes' of "
+            "WRITE_BEHIND, can be one"
+        )
+    known = ", ".join(f"{each}://" for each in (*_SCHEMES, *_CLUSTER_SCHEMES))
+    return None if scheme in _SCHEMES else f"must begin with one of {known}"
 
 
 def url_text_fault(url: str) -> str | None:

@@ -94,6 +94,8 @@ def test_no_text_of_the_address_shows_a_password() -> None:
         ("rediss+cluster://h?ssl_cert_reqs=maybe", "'ssl_cert_reqs' must be one of none"),
         ("redis+cluster://:hunter2/x@h", "has an '@' after the host"),
         ("redis+cluster://h#hunter2", "has a '#'"),
+        ("redis+cluster://me:hunter2@h1,me:hunter2@h2", "write user and password once, before the first"),
+        ("redis+cluster://:hunter2@x@h1", "write user and password once, before the first host"),
     ],
 )
 def test_a_url_that_is_not_valid_is_a_fault(url: str, says: str) -> None:
@@ -167,6 +169,8 @@ def test_an_option_of_a_ring_is_a_fault_with_a_cluster(name: str, value: object)
     ("options", "says"),
     [
         ({"address_map": {"a": "b:1"}}, "each address must be 'host:port', got 'a'"),
+        ({"address_map": {"a:1": ("b", 2)}}, r"each address must be 'host:port', got \('b', 2\)"),
+        ({"address_map": {1: 2}}, "each address must be 'host:port', got 1"),
         ({"address_map": "a:1"}, "must be a dict such as"),
         ({"wait_replicas": 6}, "must be a whole number from 0 to 5, got 6"),
         ({"wait_replicas": True}, "must be a whole number from 0 to 5"),
@@ -177,6 +181,14 @@ def test_an_option_of_a_cluster_is_checked(options: dict[str, object], says: str
     """As every other option is."""
     with pytest.raises(ConfigurationError, match=says):
         RingOptions.read(URL, options, PATH)
+
+
+def test_the_fault_of_another_scheme_names_those_of_a_cluster() -> None:
+    """Also where a cluster is in the wrong place: it says which settings may be one."""
+    with pytest.raises(ConfigurationError, match=r"unix://, .*redis\+cluster://, rediss\+cluster://"):
+        RingOptions.read("valkey+cluster://h", {}, PATH)
+    with pytest.raises(ConfigurationError, match="only LOCATION, 'joining' and 'leaving' of a cache alias"):
+        WriteBehindOptions.read({"nodes": URL, "retiring": [URL]})
 
 
 def test_an_address_map_is_for_a_cluster() -> None:

@@ -33,7 +33,7 @@ def test_every_fault_is_reported_with_its_path() -> None:
     assert faults == (
         (
             "CACHES['default']['LOCATION'][1]: must begin with one of redis://, rediss://, unix://, "
-            "redis+sentinel://"
+            "redis+sentinel://, redis+cluster://, rediss+cluster://"
         ),
         "CACHES['default']['OPTIONS']['lease_timeout']: must be > 0 seconds, got -1",
         (

@@ -22,7 +22,7 @@ from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import RedirectedError
+from cachebackend.errors import RedirectedError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.handshake import Handshake
@@ -300,7 +300,12 @@ class Cluster:
         """Return where this process reaches the server that a redirection names; None: it is not known."""
         if redirection.host == UNNAMED:
             return self._members.only_other_at(redirection.port, asked)
-        return self._address_map(redirection.host or asked[0], redirection.port)
+        try:
+            return self._address_map(redirection.host or asked[0], redirection.port)
+        except RingCacheError as error:
+            raise_interrupt(error)
+            logger.warning("a redirected command cannot be sent on: %s", error)
+            return None
 
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""

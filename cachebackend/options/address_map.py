@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cachebackend.errors import ConfigurationError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.options.faults import shown
 from cachebackend.options.host import host_and_port, host_text
 
@@ -60,9 +61,14 @@ class _CheckedFunction:
         """Return the host and the port at which a server is reached.
 
         Raises:
-            ConfigurationError: The function returned something else.
+            ConfigurationError: The function returned something else, or raised an error.
         """
-        match returned := self.function(host, port):
+        try:
+            returned = self.function(host, port)
+        except Exception as error:
+            raise_interrupt(error)
+            raise ConfigurationError([f"address_map: has raised {error!r}"]) from error
+        match returned:
             case (str() as reached, int() as at) if host_and_port(host_text(reached, at), None):
                 return reached, at
         raise ConfigurationError([f"address_map: must return (host, port), returned {shown(returned)}"])

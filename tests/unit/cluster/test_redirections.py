@@ -10,7 +10,7 @@ import pytest
 from cachebackend.cluster import Cluster
 from cachebackend.cluster.topology import Server
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeUnavailableError, RedirectedError
+from cachebackend.errors import ConfigurationError, NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
@@ -105,6 +105,21 @@ def test_a_redirection_without_a_host_means_the_host_that_was_asked(
     answers = Answers(monkeypatch, [b"1"])
     assert follow(cluster, [RedirectedError.read("MOVED 5061 :7001")]) == [b"1"]
     assert answers.sent == [("a.test:7001", [GET])]
+
+
+def test_a_redirection_to_an_address_that_cannot_be_translated_is_an_error_of_the_server(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read misses then; the error of the settings is not raised in it."""
+
+    def fail(host: str, port: int) -> tuple[str, int]:
+        raise ConfigurationError([f"address_map: {host}:{port}"])
+
+    monkeypatch.setattr(cluster, "_address_map", fail)
+    monkeypatch.setattr(cluster, "reload", lambda: None)
+    for text in ("MOVED 5061 e.test:7000", "ASK 5061 e.test:7000"):
+        [reply] = follow(cluster, [RedirectedError.read(text)])
+        assert isinstance(reply, NodeUnavailableError)
 
 
 def test_a_primary_that_gets_its_first_slot_is_asked(

@@ -51,6 +51,14 @@ def test_a_function_that_returns_something_else_is_a_fault(returned: Any) -> Non
         address_map("a", 1)
 
 
+def test_a_function_that_raises_is_a_fault() -> None:
+    """The message shows the error: the settings are wrong, and not the call that needs a server."""
+    address_map = read_address_map(lambda host, _: {}[host])
+    assert address_map is not None
+    with pytest.raises(ConfigurationError, match=r"address_map: has raised KeyError\('a'\)"):
+        address_map("a", 1)
+
+
 @pytest.mark.parametrize(
     "given", [{"a": "b:1"}, {"a:1": "b"}, {"a:1": 1}, {1: "a:1"}, {"a:0": "b:1"}, "a:1", 7]
 )

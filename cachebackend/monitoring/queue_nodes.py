@@ -16,6 +16,7 @@ from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.writebehind.node_faults import settings_faults
 from cachebackend.writebehind.node_health import NodeHealth
 from cachebackend.writebehind.queue import monitoring_queue
+from cachebackend.writebehind.status import PartitionStatus
 
 __all__ = ["QueueNodeFigures", "queue_node_faults", "queue_node_figures", "unserved_parts"]
 
@@ -90,8 +91,15 @@ def unserved_parts() -> set[str]:
     return {node.name for node in nodes if isinstance(node, SlotNode) and not node.is_served}
 
 
-def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
-    """Yield what is wrong with queue nodes: which do not answer or take no writes, and their settings."""
+def queue_node_faults(
+    nodes: Sequence[QueueNodeFigures], partitions: Sequence[PartitionStatus] = ()
+) -> Iterator[Fault]:
+    """Yield what is wrong with queue nodes: which do not answer or take no writes, and their settings.
+
+    Args:
+        nodes: The queue nodes.
+        partitions: The partitions, as far as the caller knows them.
+    """
     for node in nodes:
         scope = node_scope(QUEUE, *node.names)
         if not node.is_up:
@@ -100,7 +108,11 @@ def queue_node_faults(nodes: Sequence[QueueNodeFigures]) -> Iterator[Fault]:
         for text in node.health.disk_faults:
             yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.", scope=scope)
         if memory := node.health.memory_fault:
-            yield Fault(FaultKind.QUEUE_NODE_FULL, f"Queue node {node.name} {memory}.", scope=scope)
+            queued = [each.fields for each in partitions if each.node in node.names]
+            is_empty = bool(queued) and not any(fields is None or fields for fields in queued)
+            advice = "The queue is empty, so the limit is too small: raise `maxmemory`." if is_empty else ""
+            message = f"Queue node {node.name} {memory}."
+            yield Fault(FaultKind.QUEUE_NODE_FULL, message, advice=advice, scope=scope)
     client = monitoring_queue()
     if client.cluster is not None:
         yield from unserved_faults("write-behind", [client.cluster])

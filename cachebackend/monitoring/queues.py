@@ -269,7 +269,7 @@ def _figures(options: WriteBehindOptions, processes: ProcessFigures | None) -> Q
         minutes=write_steps(HOUR),
         reasons=find_reasons(partitions, processes),
     )
-    faults = [*queue_node_faults(nodes)]
+    faults = [*queue_node_faults(nodes, partitions)]
     unread = [each for each in partitions if each.error and each.node not in down]
     errors = {str(each.error) for each in unread if each.is_database_seen}
     faults += [Fault(FaultKind.QUEUE_NODE_DOWN, error) for error in sorted(errors)]

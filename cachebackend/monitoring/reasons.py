@@ -274,8 +274,9 @@ def _slow(partition: Partition, facts: Facts, since: float) -> Reason:
         text += f": no worker serves the queue {queue!r}"
     elif busy := [each for each in workers if each.drains]:
         text += f": {busy[0].label} drains {busy[0].drains[0][0]} since {moment(busy[0].drains[0][1])}"
-    worker = facts.processes.celery("worker", queue)
-    way_out = f"start a worker, {worker}, or raise the rate limit of its tasks"
+    way_out = f"start a worker: {facts.processes.celery('worker', queue)}"
+    if workers:
+        way_out = f"{way_out}; or raise the rate limit of its tasks"
     return Reason(partition, Kind.NO_WORKER, text, way_out, since)
 
 

@@ -163,8 +163,9 @@ class Command(ParkedActions, RepairActions):
             if missing:
                 self.say(low_sums(missing))
         exceeded = _exceeded(totals, options)
-        for name in exceeded:
-            self.say(f"not well: {THRESHOLDS[name].partition(' (')[0]}")
+        for name, (figure, limit) in exceeded.items():
+            meaning = THRESHOLDS[name].partition(" (")[0].replace("this number of ", f"{limit:g} ")
+            self.say(f"not well: {meaning} ({figure:.0f})")
         is_stuck = any(each.kind in {Kind.MISSING, Kind.STOPPED, Kind.CLOSED} for each in figures.reasons)
         is_well = not (faults or stopped or is_stuck or exceeded)
         data = {
@@ -180,7 +181,7 @@ class Command(ParkedActions, RepairActions):
             "locks": None if locks.errors else known_locks,
             "faults": faults,
             "reasons": [asdict(each) | {"partition": str(each.partition)} for each in figures.reasons],
-            "exceeded": exceeded,
+            "exceeded": list(exceeded),
             "partitions": [asdict(each) | {"partition": str(each.partition)} for each in statuses],
             "well": is_well,
         }
@@ -272,12 +273,12 @@ class Command(ParkedActions, RepairActions):
             counts[name] += getattr(drained, name)
 
 
-def _exceeded(totals: Totals, options: dict[str, Any]) -> list[str]:
-    """Return the thresholds that a figure exceeds."""
+def _exceeded(totals: Totals, options: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the thresholds that a figure exceeds, each with the figure and the limit."""
     limits = {"age": max_waiting_age(write_behind_options()), "queued": float("inf"), "parked": float("inf")}
     limits |= {name: given for name in THRESHOLDS if (given := options.get(f"max_{name}")) is not None}
     figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": totals.parked}
-    return [name for name, figure in figures.items() if figure > limits[name]]
+    return {name: (figure, limits[name]) for name, figure in figures.items() if figure > limits[name]}
 
 
 def _retry_all(using: str) -> list[writebehind.Retried]:

@@ -9,6 +9,8 @@ import pytest
 from cachebackend.monitoring import queue_nodes
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults
 from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.protocol import Partition
+from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.node_health import NodeHealth
 
 MEGABYTE = 1024**2
@@ -51,3 +53,16 @@ def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert faults[0].message == "Queue node a does not answer: node 'a' is not reachable"
     assert asked == [[1, 2]]
+
+
+@pytest.mark.parametrize(("fields", "is_empty"), [(0, True), (3, False), (None, False)])
+def test_a_full_node_says_if_its_queue_is_empty(
+    monkeypatch: pytest.MonkeyPatch, fields: int | None, is_empty: bool
+) -> None:
+    """Then no drain frees memory: its limit is too small."""
+    client = SimpleNamespace(servers=lambda: {"b": [1]}, cluster=None)
+    monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: client)
+    monkeypatch.setattr(queue_nodes, "settings_faults", lambda *_: [])
+    partitions = [PartitionStatus(Partition("shop.meter", 0), "b", fields=fields)]
+    [fault] = queue_node_faults([QueueNodeFigures("b", health=NodeHealth(9, 9))], partitions)
+    assert ("the limit is too small" in fault.way_out) is is_empty

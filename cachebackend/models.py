@@ -221,7 +221,9 @@ class Event(models.Model):
     key = models.CharField(
         max_length=32, unique=True, help_text="Equal for the same change, no matter which process sees it."
     )
-    kind = models.CharField(max_length=20, help_text="node, start, settings, deploy, command or action.")
+    kind = models.CharField(
+        max_length=20, help_text="node, start, settings, deploy, fault, command or action."
+    )
     subject = models.CharField(max_length=200, help_text="What changed, or the person.")
     state = models.CharField(
         max_length=100, blank=True, default="", help_text="The state of the subject from then on."

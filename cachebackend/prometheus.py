@@ -35,6 +35,7 @@ from cachebackend.monitoring import (
     total_query_figures,
     try_to_read,
 )
+from cachebackend.monitoring.observer import observe
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.reasons import Kind
 from cachebackend.monitoring.runbook import FaultKind
@@ -153,6 +154,7 @@ class RingCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the counters of each alias, its nodes, and invalidation and write-behind."""
         site = site_figures()
+        observe(site.faults)
         yield _faults(site.faults)
         yield from self._counters(site.aliases)
         yield from self._queries([total_query_figures(each.alias) for each in site.aliases])

@@ -26,6 +26,7 @@ from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import project_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring import Fault, SiteFigures, site_figures
+from cachebackend.monitoring.observer import observe
 from cachebackend.monitoring.runbook import RUNBOOK
 from cachebackend.options.project import StatusOptions
 
@@ -49,6 +50,7 @@ def status(request: HttpRequest) -> HttpResponse:
         response["WWW-Authenticate"] = 'Basic realm="ring status", charset="UTF-8"'
         return response
     site = site_figures()
+    observe(site.faults)
     if request.GET.get("format") == "json":
         return JsonResponse(_data(site))
     return HttpResponse(render_to_string("cachebackend/status.html", _context(site)))

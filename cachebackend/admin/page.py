@@ -91,7 +91,7 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
             raise PermissionDenied
         site = site_figures()
         worker, queues = site.worker, site.queues
-        observe()
+        observe(site.faults)
         period = chosen_period(request.GET.get("period"))
         form = KeyForm(request.GET if "key" in request.GET else None)
         context = {

@@ -105,6 +105,7 @@ class ReportCommand(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
         self.add_actions(parser, actions.add_parser)
         self.add_option([parser, *actions.choices.values()], "--json", action="store_true", help=_JSON_HELP)
+        self._parsers = actions.choices
         for flags, named in _STANDARD_OPTIONS:
             for each in actions.choices.values():
                 each.add_argument(*flags, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **named)
@@ -151,7 +152,9 @@ class ReportCommand(BaseCommand):
             return
         if report is None or report.may_have_changed:
             outcome = "failed" if report is None else "done" if report.is_well else "not well"
-            record_command(type(self).__module__.rpartition(".")[2], options, outcome)
+            name, parser = type(self).__module__.rpartition(".")[2], self._parsers[options["action"]]
+            given = {key: value for key, value in options.items() if value != parser.get_default(key)}
+            record_command(name, given | {"action": options["action"]}, outcome)
 
     def check_options(self, options: dict[str, Any]) -> None:
         """Raise ``CommandError`` for options that argparse cannot refuse."""

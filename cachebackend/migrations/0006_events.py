@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.CharField(help_text='Equal for the same change, no matter which process sees it.', max_length=32, unique=True)),
-                ('kind', models.CharField(help_text='node, start, settings, deploy, command or action.', max_length=20)),
+                ('kind', models.CharField(help_text='node, start, settings, deploy, fault, command or action.', max_length=20)),
                 ('subject', models.CharField(help_text='What changed, or the person.', max_length=200)),
                 ('state', models.CharField(blank=True, default='', help_text='The state of the subject from then on.', max_length=100)),
                 ('text', models.CharField(blank=True, default='', help_text='What happened; empty: the state is the first known.', max_length=500)),

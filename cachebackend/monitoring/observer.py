@@ -1,7 +1,7 @@
 """Sees what has changed since the last event: nodes that are away or restarted, settings, versions, deploys.
 
-The states are those that all processes report, so every process that looks sees the same. The relay and the
-page look, each process at most every few seconds.
+The states are those that all processes report, so every process that looks sees the same. The relay, the
+pages and the metrics look, each process at most every few seconds. Pages and metrics know the faults too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.processes import Process, read_processes
 from cachebackend.writebehind.queue import monitoring_queue
 
-__all__ = ["deploy_states", "node_states", "observe", "settings_states"]
+__all__ = ["deploy_states", "fault_states", "node_states", "observe", "settings_states"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds between two looks of a process.
@@ -30,21 +33,43 @@ INTERVAL = 10.0
 DEPLOY_SECONDS = 120.0
 #: The kinds of processes that are deployed.
 _DEPLOYED = ("web", "worker")
+#: The faults whose beginnings and ends are events. The others have events of their own, or last for moments.
+_FAULTS = (
+    FaultKind.NO_WORKER,
+    FaultKind.NO_BEAT,
+    FaultKind.OUTBOX_UNREADABLE,
+    FaultKind.QUEUE_NODE_DISK,
+    FaultKind.QUEUE_NODE_FULL,
+    FaultKind.PARTITION_STOPPED,
+    FaultKind.PARTITION_BLOCKED,
+    FaultKind.WRITES_PARKED,
+    FaultKind.WRITES_DROPPED,
+    FaultKind.WRITES_REFUSED,
+)
 _next_look = 0.0
+#: The database that does not answer this process; None: every one answers. It stores no event meanwhile.
+_outage: Fault | None = None
 
 
-def observe() -> None:
-    """Store what has changed, if this process has not looked for a while. Never raises."""
+def observe(faults: Sequence[Fault] | None = None) -> None:
+    """Store what has changed, if this process has not looked for a while. Never raises.
+
+    Args:
+        faults: The faults of the site, the consequences below their causes; None: they are not known.
+    """
     global _next_look  # noqa: PLW0603  # one for the whole process
     now = SYSTEM_CLOCK.monotonic()
     if now < _next_look:
         return
     _next_look = now + INTERVAL
     try:
+        states = [] if faults is None else list(fault_states(faults))
+        if faults is not None and _outage is not None:  # do not wait for it once more
+            return
         read = read_processes()
         if not read.node_ages:  # no node answered, so nothing is known
             return
-        states = [*settings_states(read.found), *deploy_states(read.found)]
+        states += [*settings_states(read.found), *deploy_states(read.found, SYSTEM_CLOCK.now())]
         for alias, client in _clients():
             states += node_states(alias, client, read.found)
         record_states(states)
@@ -106,13 +131,39 @@ def settings_states(processes: Sequence[Process]) -> Iterator[State]:
         yield State("deploy", "version", version, f"Most processes run django-ringcache {version} now.")
 
 
-def deploy_states(processes: Sequence[Process]) -> Iterator[State]:
-    """Yield when all processes of a kind were started, if they were started together."""
+def deploy_states(processes: Sequence[Process], now: float) -> Iterator[State]:
+    """Yield when all processes of a kind were started, if that was together, and lately.
+
+    Those that are left when an older one ends were started together long before.
+    """
     for kind in _DEPLOYED:
         starts = [process.started for process in processes if kind in process.kinds]
-        if starts and max(starts) - min(starts) <= DEPLOY_SECONDS:
+        if starts and max(starts) - min(starts) <= DEPLOY_SECONDS and now - max(starts) <= 2 * DEPLOY_SECONDS:
             text = f"All {len(starts)} {kind} processes were started again."
             yield State("deploy", f"start of {kind} processes", f"{min(starts):.0f}", text, _is_later)
+
+
+def fault_states(faults: Sequence[Fault]) -> Iterator[State]:
+    """Yield which faults there are, and the last outage of a database once it is over.
+
+    While a database or a queue node does not answer, it is not known whether other faults last.
+    """
+    global _outage  # noqa: PLW0603  # one for the whole process
+    found = {each.kind: each for fault in reversed(faults) for each in (fault, *fault.consequences)}
+    if FaultKind.DATABASE_DOWN in found:
+        _outage = _outage or found[FaultKind.DATABASE_DOWN]
+        return
+    outage, _outage = _outage, None
+    since = "" if outage is None or outage.since is None else f", from {moment(outage.since)} until now"
+    text = "" if outage is None else f"Over: {outage.message}{since}."
+    began = 0.0 if outage is None else outage.since or SYSTEM_CLOCK.now()
+    yield State("fault", "outage of a database", f"{began:.0f}", text, _is_later)
+    for kind in _FAULTS:
+        fault = found.get(kind)
+        if fault is not None:
+            yield State("fault", f"fault {kind}", "yes", fault.message)
+        elif FaultKind.QUEUE_NODE_DOWN not in found:
+            yield State("fault", f"fault {kind}", "no", f"Over: {kind}.")
 
 
 def _is_later(before: str, now: str) -> bool:

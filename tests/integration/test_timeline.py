@@ -20,6 +20,8 @@ from cachebackend.management.report import ReportCommand
 from cachebackend.models import Event, ParkedWrite
 from cachebackend.monitoring import events, observer
 from cachebackend.monitoring.events import State, record_event, record_states, timeline
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.processes import report_this_process
 from cacheproject.services import Services
 from tests.integration.write_behind import command
@@ -120,20 +122,31 @@ def test_a_node_that_is_killed_and_restarted(
     ]
 
 
+def test_a_fault_begins_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page, the status page or the metrics have seen it."""
+    fault = Fault(FaultKind.NO_BEAT, "A worker runs, but beat does not.")
+    for faults in ([], [fault], [fault], []):
+        monkeypatch.setattr(observer, "_next_look", 0.0)
+        observer.observe(faults)
+    assert texts() == [fault.message, "Over: no-beat."]
+
+
 @pytest.mark.ring_of_nodes
 def test_a_command_that_changes_something_leaves_a_trail() -> None:
     """With the user, the arguments and the outcome; one that only reads does not."""
     command("status")
     command("drain", "--timeout", "9")
+    command("drain")
     call_command("ring", "cleanup", "--yes", stdout=StringIO())
     call_command("ring", "cleanup", stdout=StringIO())
     assert texts() == [
         "manage.py writebehind drain timeout=9.0: done",
+        "manage.py writebehind drain: done",
         "manage.py ring cleanup yes=True: done",
     ]
     out = StringIO()
     call_command("ring", "events", "--json", stdout=out)
-    [first, second] = json.loads(out.getvalue())["events"]
+    [first, _, second] = json.loads(out.getvalue())["events"]
     assert (first["kind"], " on " in second["subject"]) == ("command", True)
 
 

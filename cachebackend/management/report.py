@@ -18,7 +18,7 @@ from django.db import Error
 
 from cachebackend.errors import RingCacheError
 from cachebackend.management.audit_trail import record_command
-from cachebackend.management.tables import print_table
+from cachebackend.management.tables import print_table, printable
 
 __all__ = ["AddAction", "Report", "ReportCommand"]
 
@@ -162,7 +162,7 @@ class ReportCommand(BaseCommand):
     def say(self, text: str) -> None:
         """Print a line for people."""
         if not self.is_json:
-            self.stdout.write(text)
+            self.stdout.write(printable(text))
 
     def say_unanswered(self, errors: Mapping[str, object]) -> None:
         """Print for each server that did not answer that the report does not cover it, and its error."""
@@ -172,7 +172,7 @@ class ReportCommand(BaseCommand):
     def say_progress(self, text: str) -> None:
         """Print a line about work that is not finished, to the error stream."""
         if not self.is_json:
-            self.stderr.write(text)
+            self.stderr.write(printable(text))
 
     def print_table(self, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
         """Print a table for people."""

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Protocol
 
-__all__ = ["print_table"]
+__all__ = ["print_table", "printable"]
 
 #: The width of a table, in characters, where the output is not a terminal.
 PLAIN_WIDTH = 80
 _GAP = "  "
+#: Characters that control a terminal, or the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class _Output(Protocol):
     def write(self, text: str, /) -> object: ...
+
+
+def printable(text: str) -> str:
+    """Return text with the characters escaped that control a terminal; line breaks and tabs are kept.
+
+    What a command prints may hold keys and errors that others chose.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _cell(value: object) -> str:
+    """Return a cell as one line of text."""
+    return "" if value is None else printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -27,7 +43,7 @@ def print_table(out: _Output, names: Iterable[str], rows: Iterable[Iterable[obje
         names: The names of the columns.
         rows: The cells of each row; None: nothing is shown.
     """
-    table = [list(names), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    table = [list(names), *([_cell(cell) for cell in row] for row in rows)]
     if len(table) == 1:
         return
     is_terminal = bool(getattr(out, "isatty", bool)())

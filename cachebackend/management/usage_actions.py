@@ -45,6 +45,8 @@ class UsageActions(ReportCommand):
             self.say(f"{alias}: {figures.sampled} keys sampled")
             if figures.error:
                 self.say(f"not well: the hottest keys are unknown: {figures.error}")
+            for name, error in figures.unanswered.items():
+                self.say(f"not well: node {name} does not answer, so its keys are not known: {error}")
             self.print_table(("hottest key", "gets, about"), figures.hottest.items())
             groups = [
                 (each.group or "query results", f"{each.share:.0%}", each.keys, f"{each.mean_bytes:.0f}")
@@ -62,8 +64,10 @@ class UsageActions(ReportCommand):
                 "groups": [each._asdict() for each in figures.groups],
                 "commands": [each._asdict() for each in figures.commands],
                 "sampled": figures.sampled,
+                "unanswered": figures.unanswered,
             }
-        return Report({"aliases": data}, not any(each["hottest"] is None for each in data.values()))
+        is_well = not any(each["hottest"] is None or each["unanswered"] for each in data.values())
+        return Report({"aliases": data}, is_well)
 
 
 def clients_of(alias: str | None) -> list[tuple[str, RingClient]]:

@@ -50,7 +50,7 @@ class NodeFigures:
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
         index: Its index among the client's nodes.
         evictions: How many keys it evicts; None if that is not known.
-        slots: How many slots it owns in its cluster; None: it is not a cluster's.
+        slots: How many slots it owns in its cluster; None: it is not a cluster's, or that is not known.
         replicas: The names of its replicas that the cluster believes to work.
     """
 
@@ -174,9 +174,9 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
 
 
 def _of_shard(client: RingClient, figures: NodeFigures) -> NodeFigures:
-    """Return the figures of a node, with slots and replicas if it is a cluster's."""
+    """Return the figures of a node, with slots and replicas if it is a cluster's whose topology is known."""
     node = client.nodes[figures.index]
-    if not isinstance(node, ShardNode):
+    if not isinstance(node, ShardNode) or (client.cluster is not None and not client.cluster.is_loaded):
         return figures
     slots = client.ring.shares()[figures.index] if figures.role == "ring" else None
     return replace(figures, slots=slots, replicas=tuple(server.name for server in node.replicas))

@@ -96,6 +96,7 @@ class UsageFigures(NamedTuple):
         sampled: How many keys were sampled.
         commands: The commands of each node, the most frequent first.
         error: Why the hottest keys are not known; empty if they are.
+        unanswered: The nodes that did not answer, each with its error: their keys and commands are not known.
     """
 
     alias: str
@@ -105,10 +106,11 @@ class UsageFigures(NamedTuple):
     sampled: int
     commands: list[CommandFigures]
     error: str = ""
+    unanswered: Mapping[str, str] = {}
 
 
 def usage_figures(alias: str, samples: int = SAMPLES) -> UsageFigures:
-    """Return where the time and the memory of an alias' nodes go; a node that does not answer is left out.
+    """Return where the time and the memory of an alias' nodes go; a node that does not answer is named.
 
     Args:
         alias: The cache alias.
@@ -131,8 +133,15 @@ def usage_figures(alias: str, samples: int = SAMPLES) -> UsageFigures:
         for key, size in own.items()
     ]
     biggest = sorted(found, key=lambda each: -each.size)[:MAX_KEYS]
-    commands = [each for name, info in _command_infos(client) for each in commands_of(name, info)]
-    return UsageFigures(alias, hottest, biggest, _groups(sizes), len(found), commands, error)
+    infos = _command_infos(client)
+    errors = {name: str(info) for name, info in infos.items() if isinstance(info, RingCacheError)}
+    commands = [
+        each
+        for name, info in infos.items()
+        if not isinstance(info, RingCacheError)
+        for each in commands_of(name, info)
+    ]
+    return UsageFigures(alias, hottest, biggest, _groups(sizes), len(found), commands, error, errors)
 
 
 def _groups(sizes: Mapping[str, Mapping[bytes, int]]) -> list[GroupSize]:
@@ -149,15 +158,11 @@ def _groups(sizes: Mapping[str, Mapping[bytes, int]]) -> list[GroupSize]:
     ]
 
 
-def _command_infos(client: RingClient) -> list[tuple[str, dict[str, str]]]:
-    """Return what each node reports of its commands; nothing of a node that does not answer."""
+def _command_infos(client: RingClient) -> dict[str, dict[str, str] | RingCacheError]:
+    """Return what each node reports of its commands, or its error."""
     indexes = client.indexes
     infos = client.run(protocol.command_infos(client.context, indexes))
-    return [
-        (client.nodes[index].name, info)
-        for index, info in zip(indexes, infos, strict=True)
-        if not isinstance(info, RingCacheError)
-    ]
+    return {client.nodes[index].name: info for index, info in zip(indexes, infos, strict=True)}
 
 
 def commands_of(node: str, info: Mapping[str, str]) -> list[CommandFigures]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from cachebackend.invalidation import relay
 from cachebackend.invalidation.outbox import write_row
 from cachebackend.invalidation.outbox_keys import read_row
 from cachebackend.management import ring_doctor, ring_status
+from cachebackend.management.commands import ring
 from cachebackend.models import OutboxRow
 from cachebackend.monitoring import alias_figures, evictions, outbox
 from cachebackend.node import Node
@@ -351,6 +353,21 @@ def test_cleanup_is_refused_during_a_ring_change(changing: RingCache, words: tup
     ):
         call_command("ring", *words)
     assert "being changed already" in command("plan", "redis://h:1?name=x", code=1)["fault"]
+
+
+@pytest.mark.ring_of_nodes
+def test_cleanup_of_all_aliases_leaves_clusters_out(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster moves its keys itself; the other aliases are searched. A cluster that is named is refused."""
+    clients: dict[str, Any] = {"default": ring_cache.client, "large": SimpleNamespace(cluster=object())}
+    monkeypatch.setattr(
+        ring, "clients_of", lambda alias: [(name, clients[name]) for name in ([alias] if alias else clients)]
+    )
+    monkeypatch.setattr(ring, "ring_aliases", lambda: [*clients])
+    assert command("cleanup") == {"default": {"foreign": 0, "deleted": 0}}
+    with pytest.raises(CommandError, match="a cluster moves its slots"):
+        call_command("ring", "cleanup", "--alias", "large")
 
 
 def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:

@@ -78,12 +78,15 @@ def test_the_hottest_and_the_biggest_keys_are_named(ring_cache: RingCache, clien
 
 
 @pytest.mark.ring_of_nodes
-def test_a_node_that_is_down_is_left_out(ring_cache: RingCache, services: Services) -> None:
+def test_a_node_that_is_down_is_named(ring_cache: RingCache, services: Services) -> None:
     """The others are shown."""
     ring_cache.set_many({f"k:{number}": 1 for number in range(30)})
     services.kill("ring-a")
     try:
         figures = usage_figures("default")
+        out = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("ring", "usage", "--json", stdout=out)
     finally:
         services.restart("ring-a")
     for node in ring_cache.client.nodes:
@@ -91,3 +94,5 @@ def test_a_node_that_is_down_is_left_out(ring_cache: RingCache, services: Servic
         node.breaker.close()
     assert {each.node for each in figures.commands} == {"ring-b", "ring-c"}
     assert figures.sampled > 0
+    assert list(figures.unanswered) == ["ring-a"]
+    assert list(json.loads(out.getvalue())["aliases"]["default"]["unanswered"]) == ["ring-a"]

@@ -34,6 +34,10 @@ from cachebackend.options import ClusterAddress, Faults, NodeAddress, change_fau
 __all__ = ["Command"]
 
 _UNDER_WAY = "is being changed already; end that change first"
+_NO_CLEANUP = (
+    "`ring cleanup` is for a ring of nodes; a cluster moves its slots, with their keys, itself: see "
+    "`valkey-cli --cluster reshard`"
+)
 _KEY_COLUMNS = ("keys", "hits, about", "misses, about", "loads", "ms a load")
 _QUERY_COLUMNS = ("model", "hits", "misses", "loads", "ms a load", "invalidations", "depends on")
 
@@ -189,7 +193,12 @@ class Command(UsageActions):
         for difference in process_figures().differences:
             self.say_progress(f"warning: {difference.process.label} has other settings: {difference}")
         for alias, client in clients_of(options["alias"]):
-            _refuse_cluster(alias, client, "cleanup")
+            if client.cluster is not None:
+                message = f"{alias}: {_NO_CLEANUP}"
+                if options["alias"]:
+                    raise CommandError(message)
+                self.say(message)
+                continue
             if client.context.ring_change is not None:
                 message = f"{alias}: end the ring change first: until then nodes are read for keys of others"
                 raise CommandError(message)
@@ -295,12 +304,3 @@ def _key_row(form: CachedForm) -> tuple[object, ...]:
 def _query_row(form: CachedForm) -> tuple[object, ...]:
     mean = "" if form.mean_load_ms is None else f"{form.mean_load_ms:.1f}"
     return form.model, form.hits, form.misses, form.loads, mean, form.invalidations, form.text
-
-
-def _refuse_cluster(alias: str, client: RingClient, action: str) -> None:
-    if client.cluster is not None:
-        message = (
-            f"{alias}: `ring {action}` is for a ring of nodes; a cluster moves its slots, with their keys, "
-            "itself: see `valkey-cli --cluster reshard`"
-        )
-        raise CommandError(message)

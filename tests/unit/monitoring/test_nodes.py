@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from cachebackend.cluster import ShardNode
 from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.evictions import Evictions
-from cachebackend.monitoring.nodes import eviction_note, node_fault, refusal_faults, states_with_replay
+from cachebackend.monitoring.nodes import (
+    _of_shard,
+    eviction_note,
+    node_fault,
+    refusal_faults,
+    states_with_replay,
+)
 
 STATES = ("up", "up", "ejected", "down")
 REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
@@ -41,6 +50,16 @@ def test_a_node_that_reports_nothing_has_no_ratios() -> None:
     assert (figures.keys, figures.memory_percent, figures.hit_percent, figures.server) == (0, None, None, "")
     assert node(maxmemory="0", used_memory="64").memory_percent is None
     assert node(redis_version="7.2.4").server == "Redis 7.2.4"
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_slots_and_replicas_are_those_that_the_cluster_reported(is_loaded: bool) -> None:
+    """Before its topology is known, its first server stands for all of it."""
+    shard = object.__new__(ShardNode)
+    shard.replicas = ()
+    ring = SimpleNamespace(shares=lambda: [16384])
+    client: Any = SimpleNamespace(nodes=[shard], ring=ring, cluster=SimpleNamespace(is_loaded=is_loaded))
+    assert _of_shard(client, node()).slots == (16384 if is_loaded else None)
 
 
 @pytest.mark.parametrize("text", ["", "abc", "1e9", "9" * 5000])

@@ -218,7 +218,7 @@ class _Page:
             adds its own.
 
     Attributes:
-        deleted: The number of keys that were confirmed.
+        deleted: The number of keys of the rows that were confirmed.
         errors: Why rows cannot be read, by primary key.
         to_clear: Aliases and nodes whose unconfirmed keys are too many to list. A row for the whole
             node replaces the rows of these keys, so the outbox does not grow without limit.
@@ -245,7 +245,8 @@ class _Page:
             add_keys(keys, group)
         unconfirmed = delete_keys(keys)
         add_keys(self._unconfirmed, unconfirmed)
-        self.deleted += sum(map(len, keys.values())) - sum(map(len, unconfirmed.values()))
+        # The results of queries that a change makes wrong may be unconfirmed, too; no row has their keys
+        self.deleted += sum(len(group - unconfirmed.get(alias, set())) for alias, group in keys.items())
 
     def _clear_nodes(self) -> set[tuple[str, str]]:
         """Clear the nodes that rows name; return the aliases and nodes that did not confirm.

@@ -107,6 +107,13 @@ def test_a_tag_that_rows_share_is_deleted_after_the_values_that_are_confirmed(no
     assert nodes.sent == [{V1, V2}, {T}]
 
 
+def test_only_keys_of_rows_are_counted(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of rows is one key, and more results than that may be unconfirmed."""
+    results = {b"result %d" % number for number in range(9)}
+    monkeypatch.setattr(relay, "delete_keys", lambda keys: {"default": results | {V1}} if keys else {})
+    assert relay._Page([row(1, V1, V2)], set()).deleted == 1
+
+
 def test_all_tags_are_deleted_after_a_node_was_cleared(nodes: Nodes) -> None:
     """Which of them have pages that were made from the node's old values is not known."""
     page = relay._Page([row(1, node="a"), row(2, V1)], set())

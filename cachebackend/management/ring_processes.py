@@ -15,12 +15,15 @@ __all__ = ["processes_report"]
 
 _COLUMNS = ("process", "host", "pid", "started", "clock", "nodes away", "drains", "differs in")
 
+#: Of a cluster it is one server, so others may answer.
+_UNKNOWN = "no node that has the reports of processes answers, so the processes are not known"
+
 
 def processes_report(command: ReportCommand) -> Report:
     """Print each process of the site, and what is wrong with them."""
     figures = process_figures()
     if figures.processes is None:
-        command.say("not well: no node answers, so the processes are not known")
+        command.say(f"not well: {_UNKNOWN}")
         return Report({"processes": None, "silent": None, "faults": [], "well": False}, is_well=False)
     rows = [_row(process, figures) for process in figures.processes]
     command.print_table(_COLUMNS, rows)

@@ -57,7 +57,8 @@ def blocking_sessions(late: Sequence[Partition]) -> dict[Partition, BlockingSess
     """
     found = {holder.partition: holder for holder in reversed(_asked(writebehind.lock_holders))}
     now = time.time()
-    waiting = [each for each in _asked(partial(writebehind.row_locks, late=late)) if _is_old(each, now)]
+    locks = _asked(partial(writebehind.row_locks, late=late))
+    waiting = [each for each in locks if late or _is_old(each, now)]
     writes: Counter[int] = Counter()
     for lock in waiting:
         writes[lock.blocker.pid] += lock.writes
@@ -72,6 +73,7 @@ def blocking_sessions(late: Sequence[Partition]) -> dict[Partition, BlockingSess
 
 
 def _is_old(lock: RowLock, now: float) -> bool:
+    """Return whether writes have waited for long enough; if a partition is late, all count at once."""
     return lock.parked_since is None or now - lock.parked_since.timestamp() > RETRIED_SECONDS
 
 

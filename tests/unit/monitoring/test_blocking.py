@@ -33,3 +33,18 @@ def test_the_writes_of_a_session_are_counted_over_all_partitions(monkeypatch: py
         blocking, "ask_databases", lambda ask, timeout, aliases: Answers({"default": ask("default")}, {})
     )
     assert blocking_sessions([]) == dict.fromkeys((FIRST, SECOND), BlockingSession(PSQL, writes=7))
+
+
+@pytest.mark.parametrize(("late", "found"), [([], 0), ([SECOND], 1)])
+def test_writes_that_have_just_been_set_aside_count_if_a_partition_is_late(
+    monkeypatch: pytest.MonkeyPatch, late: list[Partition], found: int
+) -> None:
+    """So that the session stays named when the drain that waited for it has set them aside."""
+    locks = [RowLock(FIRST, PSQL, 3, datetime.now(UTC))]
+    monkeypatch.setattr("cachebackend.writebehind.lock_holders", lambda using: [])
+    monkeypatch.setattr("cachebackend.writebehind.row_locks", lambda using, late=(): locks)
+    monkeypatch.setattr("cachebackend.writebehind.databases", lambda: ["default"])
+    monkeypatch.setattr(
+        blocking, "ask_databases", lambda ask, timeout, aliases: Answers({"default": ask("default")}, {})
+    )
+    assert len(blocking_sessions(late)) == found

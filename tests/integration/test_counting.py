@@ -506,7 +506,9 @@ def test_the_periodic_tasks_record_when_they_ran(ring_cache: RingCache, services
     assert last_runs()["tick"] > runs["tick"]
     ring = ring_cache.client.ring
     with killed(services, ring_cache, ring.names[ring.owner(b"ringcache:beats:demo")]):
-        assert last_runs()["relay"] == runs["relay"]
+        assert last_runs()["relay"] == pytest.approx(
+            runs["relay"], abs=60
+        )  # each node has a clock of its own
 
 
 def test_an_impossible_time_is_ignored(ring_cache: RingCache) -> None:

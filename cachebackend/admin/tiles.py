@@ -69,11 +69,11 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     alias, suffix = figures.alias, "" if is_alone else f", {figures.alias}"
     href = f"#cache-{alias}"
     down = [node.name for node in figures.nodes if not node.is_up]
-    note = _("not up: %(names)s") % {"names": _some(down)} if down else ""
+    note = _("down: %(names)s") % {"names": _some(down)} if down else ""
     evicting = [node.name for node in figures.nodes if node.evicts_unusually]
     note = note or (_("many evictions: %(names)s") % {"names": _some(evicting)} if evicting else "")
     up = _("%(up)d of %(all)d") % {"up": figures.nodes_up, "all": len(figures.ring_nodes)}
-    yield Tile(f"nodes-{alias}", f"{_('Nodes up')}{suffix}", up, note, href, not down, bool(evicting))
+    yield Tile(f"nodes-{alias}", f"{_('Ring nodes up')}{suffix}", up, note, href, not down, bool(evicting))
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
     ratio = (UNKNOWN if figures.recent is None else _("no reads")) if recent is None else f"{recent:.1%}"
     last_hour = "" if hour is None else _("%(ratio)s in the last hour") % {"ratio": f"{hour:.1%}"}

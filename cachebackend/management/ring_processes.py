@@ -33,7 +33,7 @@ def processes_report(command: ReportCommand) -> Report:
         for view in process.views:
             again = "" if view.probe_in is None else f", tries it again in {duration(view.probe_in)}"
             node = f"node {view.node} of {view.alias!r}"
-            command.say(f"{process.label}: {node} is {view.state}{again}: {view.error}")
+            command.say(f"{process.label}: {node} is {view.state_text}{again}: {view.error}")
         for using, seconds, _ in process.waits:
             if seconds > 0:
                 command.say(f"{process.label}: tries the database {using!r} again in {duration(seconds)}")

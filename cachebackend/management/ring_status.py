@@ -7,13 +7,14 @@ from typing import Any
 
 from cachebackend.client import RingClient
 from cachebackend.management.report import Report, ReportCommand
+from cachebackend.management.ring_doctor import lines_of
 from cachebackend.management.usage_actions import clients_of
 from cachebackend.monitoring import Fault, NodeFigures, ProcessFigures, node_figures, process_figures
 from cachebackend.monitoring.cluster_slots import unserved_faults
 from cachebackend.monitoring.faults import alias_scope, by_cause
-from cachebackend.monitoring.nodes import node_fault, refusal_faults, seen_by, states_with_replay
+from cachebackend.monitoring.node_faults import node_faults, others_than
+from cachebackend.monitoring.nodes import refusal_faults, seen_by, states_with_replay
 from cachebackend.monitoring.outbox import MAX_COUNTED_ROWS, PendingByNode, pending_by_node
-from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node.breaker import UP
 
 __all__ = ["status_report"]
@@ -30,8 +31,6 @@ _COLUMNS = {
     "keys": "keys",
     "evicted": "evicted",
 }
-#: The kinds of faults that the table shows.
-_IN_TABLE = {FaultKind.NODE_DOWN, FaultKind.NODE_REPLAYING}
 
 
 def status_report(command: ReportCommand, chosen: str | None) -> Report:
@@ -59,21 +58,19 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
     faults = _faults({alias: nodes[alias] for alias in aliases}, processes)
     for alias, client in clients_of(chosen):
         faults += unserved_faults(repr(alias), client.clusters)
-    for fault in faults:
-        command.say(f"not well: {fault.message}")
+    for line in lines_of(faults):
+        command.say(line if line.startswith(" ") else f"not well: {line}")
     is_well = not faults and all(row["state"] == UP for rows in aliases.values() for row in rows)
     data = {"aliases": aliases, "seen_by": seen_by(), "faults": [fault.message for fault in faults]}
     return Report(data | {"well": is_well, "incomplete": pending.incomplete}, is_well)
 
 
 def _faults(nodes: Mapping[str, Sequence[NodeFigures]], processes: ProcessFigures) -> list[Fault]:
-    """Return what is wrong with nodes, without those that do not answer: the table shows them."""
-    down = [node_fault(alias, node) for alias, own in nodes.items() for node in own if not node.is_up]
-    faults = [fault for alias, own in nodes.items() for fault in refusal_faults(alias, own)]
-    faults += [
-        fault for fault in processes.faults if any(alias_scope(alias) <= fault.scope for alias in nodes)
-    ]
-    return [fault for fault in by_cause([*down, *faults]) if fault.kind not in _IN_TABLE]
+    """Return what is wrong with nodes."""
+    faults = [fault for alias, own in nodes.items() for fault in node_faults(alias, own, processes)]
+    faults += [fault for alias, own in nodes.items() for fault in refusal_faults(alias, own)]
+    own = [each for each in processes.faults if any(alias_scope(alias) <= each.scope for alias in nodes)]
+    return by_cause([*faults, *others_than(faults, own)])
 
 
 def _print_alias(
@@ -84,9 +81,6 @@ def _print_alias(
     for node in nodes:
         if node.slots is not None:
             command.say(f"{node.name}: {node.slots:,} slots, replicas: {', '.join(node.replicas) or 'none'}")
-    for row in rows:
-        if row["error"]:
-            command.say(f"{row['node']}: {row['error']}")
 
 
 def _pending(
@@ -120,6 +114,7 @@ def _row(node: NodeFigures, state: str, pending: int | str | None) -> dict[str, 
         "keys": node.keys if node.info else None,
         "evicted": node.evicted,
         "error": node.error,
+        "address": node.address,
         "owed": pending,
         "state": state,
         **({} if node.slots is None else {"slots": node.slots, "replicas": list(node.replicas)}),

@@ -18,13 +18,12 @@ from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.formatting import moment, size
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
-from cachebackend.node.breaker import REPLAYING, UP
+from cachebackend.node.breaker import EJECTED, REPLAYING, UP
 from cachebackend.writebehind.node_health import NodeHealth
 
 __all__ = [
     "NodeFigures",
     "eviction_note",
-    "node_fault",
     "node_figures",
     "refusal_faults",
     "seen_by",
@@ -41,14 +40,16 @@ class NodeFigures:
     Attributes:
         name: The node's name.
         share: Its share of the slots, 0 to 1; 0 for a node that owns none.
-        state: ``up``; ``ejected`` or ``replaying``, when this process' breaker says so; ``down``,
-            when the node did not answer just now.
+        state: ``up``; ``replaying``, when this process replays missed deletes to it; ``down``, when this
+            process has ejected it, or it did not answer just now.
         since: When this state began, in seconds since 1970; None: when this process started, or just now.
         error: Why it is not up.
         ping_seconds: How long a PING took; None if it was not answered.
         info: The reply to ``INFO``, by field name; empty if it was not answered.
         role: ``ring``, ``joining``, ``leaving`` or ``gutter``.
         index: Its index among the client's nodes.
+        address: Its host and port, or its socket, without user and password.
+        probe_in: Seconds until this process tries it again; None: it is up.
         evictions: How many keys it evicts; None if that is not known.
         slots: How many slots it owns in its cluster; None: it is not a cluster's, or that is not known.
         replicas: The names of its replicas that the cluster believes to work.
@@ -64,6 +65,8 @@ class NodeFigures:
     role: str = "ring"
     index: int = 0
     evictions: Evictions | None = None
+    address: str = ""
+    probe_in: float | None = None
     slots: int | None = None
     replicas: tuple[str, ...] = ()
 
@@ -156,6 +159,8 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
     """
     indexes = client.indexes
     of_ring = set(client.ring.nodes)
+    for index in indexes:
+        client.nodes[index].probe_early()  # a person looks: the next look shows that it is back
     indexes = sorted(indexes, key=lambda index: index not in of_ring)
     infos = client.run(protocol.node_infos(client.context, indexes))
     read_slots(client.clusters, infos)
@@ -180,16 +185,6 @@ def _of_shard(client: RingClient, figures: NodeFigures) -> NodeFigures:
         return figures
     slots = client.ring.shares()[figures.index] if figures.role == "ring" else None
     return replace(figures, slots=slots, replicas=tuple(server.name for server in node.replicas))
-
-
-def node_fault(alias: str, node: NodeFigures) -> Fault:
-    """Return the fault of a node that is not up."""
-    if node.state == REPLAYING:
-        kind = FaultKind.NODE_REPLAYING
-        message = f"Missed deletes are being replayed to node {node.name} of {alias!r}; then it serves reads"
-    else:
-        kind, message = FaultKind.NODE_DOWN, f"Node {node.name} of {alias!r} does not answer"
-    return Fault(kind, f"{message}: {node.error}", node.since, scope=node_scope(alias, node.name))
 
 
 def refusal_faults(alias: str, nodes: Sequence[NodeFigures]) -> list[Fault]:
@@ -249,9 +244,24 @@ def _figures(
             since = known.since
         elif known.state != UP:
             state, since, reason = known.state, known.since, known.error
+    state = DOWN if state == EJECTED else state
+    probe_in = None if node.breaker is None else node.breaker.seconds_to_probe
     fields = {} if isinstance(info, RingCacheError) else info
     evictions = evictions_of(fields)
-    return NodeFigures(node.name, share, state, since, reason, ping_seconds, fields, role, index, evictions)
+    return NodeFigures(
+        node.name,
+        share,
+        state,
+        since,
+        reason,
+        ping_seconds,
+        fields,
+        role,
+        index,
+        evictions,
+        node.endpoint.removesuffix("/0"),
+        probe_in,
+    )
 
 
 def _ping(node: Node) -> tuple[RingCacheError | None, float | None]:

@@ -110,10 +110,10 @@ def node_states(
         if not views:
             yield State("node", f"node {name}", "used", f"Node {name} is back: all processes use it.")
         elif len(views) < users:
-            text = f"Node {name} does not answer {len(views)} of {users} processes: {views[0].error}"
+            text = f"Node {name} is down for {len(views)} of {users} processes: {views[0].error}"
             yield State("node", f"node {name}", "partly used", text)
         else:
-            text = f"Node {name} does not answer: {views[0].error}"
+            text = f"Node {name} is down: {views[0].error}"
             yield State("node", f"node {name}", "away", text)
         if isinstance(info, dict) and (run := info.get("run_id")):
             yield State("start", f"start of {name}", run, f"Node {name} was restarted.")

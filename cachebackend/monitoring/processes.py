@@ -34,6 +34,11 @@ __all__ = [
 _UNSET = AgreedSetting("", "not set")
 #: The most processes that a sentence names.
 MAX_NAMED = 3
+#: Between the block of a setting and the server to which a process gives another name.
+_NAME_OF = ": the name of "
+_QUOTES = "'\""
+#: Seconds after which a process has tried a node again, so that it was not only restarted.
+PARTLY_SECONDS = 10.0
 
 
 class Difference(NamedTuple):
@@ -64,12 +69,14 @@ class ProcessFigures:
         differences: The settings in which they differ.
         faults: What is wrong.
         silent: Those that reported lately and do not any more. Nothing else counts them.
+        now: When they were read, in seconds since 1970.
     """
 
     processes: Sequence[Process] | None = None
     differences: Sequence[Difference] = ()
     faults: list[Fault] = field(default_factory=list)
     silent: Sequence[Process] = ()
+    now: float = field(default_factory=time.time)
 
     @property
     def versions_text(self) -> str:
@@ -135,7 +142,7 @@ def process_figures() -> ProcessFigures:
     if read.errors and not read.node_ages:
         return ProcessFigures()
     found = differences(read)
-    faults = [*_difference_faults(found), *clock_faults(read.found), *view_faults(read.found)]
+    faults = [*_difference_faults(found), *clock_faults(read.found), *view_faults(read.found, time.time())]
     faults += version_faults(read.found, time.time())
     return ProcessFigures(read.found, found, faults, read.silent)
 
@@ -196,7 +203,7 @@ def _name_differences(read: Processes) -> Iterator[Difference]:
         usual = _usual(list(names.values()))
         for process in read.found:
             if process.id in names and names[process.id] != usual:
-                where = f"{_block(alias)}: the name of {endpoint}"
+                where = f"{_block(alias)}{_NAME_OF}{endpoint}"
                 yield Difference(process, where, repr(names[process.id]), repr(usual))
             elif _uses_another_server(process, alias, node, read):
                 yield Difference(process, f"{_block(alias)}: {node}", "another server", endpoint)
@@ -233,10 +240,23 @@ def _difference_faults(found: Sequence[Difference]) -> Iterator[Fault]:
         by_process.setdefault(each.process.id, []).append(each)
     groups: dict[str, list[Process]] = {}
     for own in by_process.values():
-        groups.setdefault("; ".join(map(str, own)), []).append(own[0].process)
+        groups.setdefault("; ".join(_texts(own)), []).append(own[0].process)
     for text, processes in groups.items():
         since = min(process.started for process in processes)
         yield Fault(FaultKind.SETTINGS_DIFFER, f"{_named(processes)}: {text}.", since)
+
+
+def _texts(own: Sequence[Difference]) -> Iterator[str]:
+    """Yield in what a process differs: two names that it has exchanged in one text."""
+    exchanged = {(each.value, each.usual): each for each in own if _NAME_OF in each.setting}
+    swapped = [pair for pair in exchanged if pair[::-1] in exchanged and pair < pair[::-1]]
+    for one, other in swapped:
+        block = exchanged[one, other].setting.partition(_NAME_OF)[0]
+        yield f"{block}: the names {one.strip(_QUOTES)} and {other.strip(_QUOTES)} are swapped"
+    shown = {pair for one, other in swapped for pair in ((one, other), (other, one))}
+    for each in own:
+        if not (_NAME_OF in each.setting and (each.value, each.usual) in shown):
+            yield str(each)
 
 
 def _named(processes: Sequence[Process]) -> str:
@@ -281,23 +301,32 @@ def _off(seconds: float) -> str:
     return f"{duration(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
 
 
-def view_faults(processes: Sequence[Process]) -> Iterator[Fault]:
+def view_faults(processes: Sequence[Process], now: float) -> Iterator[Fault]:
     """Yield a fault for each node that some processes, or all of them, do not reach.
 
-    The process that asks may reach it nevertheless: a command may have been given another password.
+    The process that asks may reach it nevertheless: a command may have been given another password. While
+    some reach it, a process that has only not tried it again yet does not count: the node was restarted.
     """
     away: dict[tuple[str, str], list[tuple[Process, NodeView]]] = {}
     for process in processes:
         for view in process.views:
             away.setdefault((view.alias, view.node), []).append((process, view))
-    for (alias, node), seen in away.items():
+    for (alias, node), found in away.items():
         users = sum(_uses(each, alias) for each in processes)
-        which = f"{len(seen)} of {users}" if len(seen) < users else f"any of the {users}"
-        names = _labels([process for process, _ in seen])
-        error = seen[0][1].error
-        message = f"Node {node} of {alias!r} is not reached by {which} processes ({names}): {error}"
-        since = min((view.since for _, view in seen if view.since is not None), default=None)
-        yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=node_scope(alias, node))
+        is_partly = len(found) < users
+        seen = [each for each in found if not is_partly or _has_tried(each[1], now)]
+        if seen:
+            which = f"{len(seen)} of {users}" if is_partly else f"any of the {users}"
+            names = _labels([process for process, _ in seen])
+            subject = f"Queue node {node}" if alias == QUEUE else f"Node {node} of {alias!r}"
+            message = f"{subject} is not reached by {which} processes ({names}): {seen[0][1].error}"
+            since = min((view.since for _, view in seen if view.since is not None), default=None)
+            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=node_scope(alias, node))
+
+
+def _has_tried(view: NodeView, now: float) -> bool:
+    """Return whether a process has tried a node again since it ejected it."""
+    return view.since is None or now - view.since > PARTLY_SECONDS
 
 
 def _uses(process: Process, alias: str) -> bool:
@@ -310,12 +339,11 @@ def dated(fault: Fault, figures: ProcessFigures) -> Fault:
     times = [fault.since] if fault.since is not None else []
     for process in figures.processes or ():
         if fault.kind in {FaultKind.NODE_DOWN, FaultKind.QUEUE_NODE_DOWN}:
-            times += [view.since for view in process.views if view.since and _concerns(fault, view)]
+            times += [
+                view.since
+                for view in process.views
+                if view.since and node_scope(view.alias, view.node) <= fault.scope
+            ]
         elif fault.kind == FaultKind.DATABASE_DOWN:
             times += [since for using, _, since in process.waits if repr(using) in fault.message]
     return replace(fault, since=min(times, default=None))
-
-
-def _concerns(fault: Fault, view: NodeView) -> bool:
-    name = f"Queue node {view.node} " if view.alias == QUEUE else f"Node {view.node} of {view.alias!r} "
-    return fault.message.startswith(name)

@@ -11,6 +11,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.cluster_slots import read_slots, unserved_faults
 from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.formatting import size
+from cachebackend.monitoring.node_faults import down_text
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.writebehind.node_faults import settings_faults
@@ -31,6 +32,7 @@ class QueueNodeFigures:
         since: When this process ejected it, in seconds since 1970; None if it did not.
         health: Its memory and files; unknown if it does not answer.
         parts: The names of the parts of the queue on it, if it is a primary of a cluster.
+        address: Its host and port, or its socket, without user and password.
     """
 
     name: str
@@ -38,6 +40,7 @@ class QueueNodeFigures:
     since: float | None = None
     health: NodeHealth = field(default_factory=NodeHealth)
     parts: Sequence[str] = ()
+    address: str = ""
 
     @property
     def names(self) -> Sequence[str]:
@@ -73,15 +76,16 @@ def queue_node_figures() -> list[QueueNodeFigures]:
     read_slots([] if client.cluster is None else [client.cluster], infos)
     for (name, indexes), info in zip(servers.items(), infos, strict=True):
         parts = [] if client.cluster is None else [client.nodes[index].name for index in indexes]
+        address = name if parts else client.nodes[indexes[0]].endpoint.removesuffix("/0")
         if isinstance(info, RingCacheError):
             breaker = client.nodes[indexes[0]].breaker
             known = None if breaker is None else breaker.state
             error, since = (
                 (known.error, known.since) if known is not None and known.error else (str(info), None)
             )
-            figures.append(QueueNodeFigures(name, error, since, parts=parts))
+            figures.append(QueueNodeFigures(name, error, since, parts=parts, address=address))
         else:
-            figures.append(QueueNodeFigures(name, health=NodeHealth.of(info), parts=parts))
+            figures.append(QueueNodeFigures(name, health=NodeHealth.of(info), parts=parts, address=address))
     return figures
 
 
@@ -103,7 +107,7 @@ def queue_node_faults(
     for node in nodes:
         scope = node_scope(QUEUE, *node.names)
         if not node.is_up:
-            message = f"Queue node {node.name} does not answer: {node.error}"
+            message = down_text(f"Queue node {node.name} ({node.address})", node.name, node.error)
             yield Fault(FaultKind.QUEUE_NODE_DOWN, message, node.since, scope=scope)
         for text in node.health.disk_faults:
             yield Fault(FaultKind.QUEUE_NODE_DISK, f"Queue node {node.name} {text}.", scope=scope)

@@ -11,7 +11,7 @@ from cachebackend.counters import Counts
 from cachebackend.monitoring.cluster_slots import unserved_faults
 from cachebackend.monitoring.faults import Fault, alias_scope
 from cachebackend.monitoring.formatting import listed
-from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_fault, node_figures, refusal_faults
+from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_figures, refusal_faults
 from cachebackend.monitoring.registry import registry_faults
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES, RECENT_MINUTES, recent_seconds, total_of, without_lost
@@ -33,7 +33,7 @@ class AliasFigures:
         hour: The sum of those minutes; None if none is known.
         recent: The sum of the most recent of them; None if none is known.
         recent_seconds: The length of those most recent minutes until now, in seconds.
-        faults: What is wrong, and what is worth knowing.
+        faults: What is wrong beside nodes that are down, and what is worth knowing.
     """
 
     alias: str
@@ -88,8 +88,7 @@ def alias_figures(alias: str) -> AliasFigures:
     publish_counts(alias)
     client = ring_cache(alias).client
     nodes = node_figures(client)
-    faults = [node_fault(alias, node) for node in nodes if not node.is_up]
-    faults += unserved_faults(repr(alias), client.clusters)
+    faults = [*unserved_faults(repr(alias), client.clusters)]
     faults += refusal_faults(alias, nodes)
     faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)

@@ -8,6 +8,7 @@ from functools import partial
 
 from cachebackend.conf import ring_aliases
 from cachebackend.monitoring.faults import Fault, alias_scope, by_cause
+from cachebackend.monitoring.node_faults import node_faults, others_than
 from cachebackend.monitoring.outbox import OutboxFigures, outbox_figures
 from cachebackend.monitoring.processes import ProcessFigures, dated, process_figures
 from cachebackend.monitoring.queues import QueueFigures, queue_figures
@@ -52,8 +53,10 @@ def site_figures() -> SiteFigures:
     worker = worker_figures(processes)
     outbox = outbox_figures(down, is_relay_late="relay" in worker.late)
     queues = queue_figures(processes)
-    faults = [fault for each in aliases for fault in each.faults]
-    faults += [*processes.faults, *worker.faults, *outbox.faults, *_unknown(queues.faults, outbox.faults)]
+    faults = [fault for each in aliases for fault in node_faults(each.alias, each.nodes, processes)]
+    faults += [fault for each in aliases for fault in each.faults]
+    faults += [*worker.faults, *outbox.faults, *_unknown(queues.faults, outbox.faults)]
+    faults += others_than(faults, processes.faults)
     faults += [
         Fault(
             FaultKind.FIGURES_UNREADABLE,

@@ -109,6 +109,12 @@ class ProbedNode:
         if self.breaker is not None and self.breaker.begin_probe(early=True):
             self._start_probe()
 
+    def probe_early(self) -> None:
+        """Start the probe of an ejected node although it is not due, unless one runs; wait for nothing."""
+        breaker = self.breaker
+        if breaker is not None and breaker.is_open and breaker.begin_probe(at_once=True):
+            self._start_probe()
+
     def probe_now(self) -> bool:
         """Probe an ejected node although that is not due, and wait for the result; return whether it serves.
 

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.node.breaker import EJECTED
 from cachebackend.telemetry.agreed_settings import AgreedSetting
 
 __all__ = ["NodeView", "Process", "read_report"]
@@ -43,6 +44,11 @@ class NodeView:
     since: float | None = None
     probe_in: float | None = None
     error: str = ""
+
+    @property
+    def state_text(self) -> str:
+        """The state, in the word that is shown for it everywhere."""
+        return "down" if self.state == EJECTED else self.state
 
 
 @dataclass(frozen=True, slots=True)

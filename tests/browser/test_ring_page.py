@@ -317,7 +317,7 @@ def test_every_node_and_its_button_fit(
     try:
         page.reload()
         page.reload()  # its breaker opened, so that it has a time
-        expect(page.locator("[data-node=ring-a] .state")).to_have_text("ejected")
+        expect(page.locator("[data-node=ring-a] .state")).to_have_text("down")
         assert page.evaluate(CUT_OFF) == []
     finally:
         services.restart("ring-a")

@@ -289,8 +289,11 @@ def test_the_drains_of_a_process_are_listed(ring_cache: RingCache) -> None:
     assert since >= worker.started - 1
 
 
-def test_a_process_tells_how_it_sees_the_nodes(ring_cache: RingCache) -> None:
+def test_a_process_tells_how_it_sees_the_nodes(
+    ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node that it ejected, since when, and when it tries again; others do reach it."""
+    monkeypatch.setattr("cachebackend.monitoring.processes.PARTLY_SECONDS", -1.0)
     with another_process():
         breaker = ring_cache.client.nodes[0].breaker
         assert breaker is not None

@@ -109,7 +109,7 @@ def test_a_node_that_is_killed_and_restarted(
         eject_one(ring_cache)
         look(monkeypatch)
         [text] = texts()
-        assert text.startswith("Node ring-b of 'default' does not answer: node 'ring-b' is not reachable")
+        assert text.startswith("Node ring-b of 'default' is down: node 'ring-b' is not reachable")
     finally:
         services.restart("ring-b")
     for node in ring_cache.client.nodes:

@@ -14,13 +14,11 @@ from cachebackend.monitoring.evictions import Evictions
 from cachebackend.monitoring.nodes import (
     _of_shard,
     eviction_note,
-    node_fault,
     refusal_faults,
     states_with_replay,
 )
 
-STATES = ("up", "up", "ejected", "down")
-REPLAYED = "Missed deletes are being replayed to node ring-a of 'default'"
+STATES = ("up", "up", "down", "down")
 
 
 def node(state: str = "up", **info: str) -> NodeFigures:
@@ -74,20 +72,6 @@ def test_figures_that_are_no_numbers_are_unknown(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ("ejected", "Node ring-a of 'default' does not answer: node 'ring-a' is not reachable"),
-        ("down", "Node ring-a of 'default' does not answer: node 'ring-a' is not reachable"),
-        ("replaying", f"{REPLAYED}; then it serves reads: node 'ring-a' is not reachable"),
-    ],
-)
-def test_a_fault_says_what_a_node_does(state: str, message: str) -> None:
-    """With the error that ejected it, and since when."""
-    fault = node_fault("default", node(state))
-    assert (fault.topic, fault.message, fault.since) == ("nodes", message, 90.0)
-
-
-@pytest.mark.parametrize(
     ("info", "refusal"),
     [
         (
@@ -119,7 +103,7 @@ def test_a_node_that_answers_and_refuses_writes_is_a_fault(info: dict[str, str],
 def test_a_node_is_replaying_if_it_answers_and_a_process_replays_deletes_to_it() -> None:
     """A node that does not answer keeps its state."""
     nodes = [replace(node(state), name=name) for name, state in zip("abcd", STATES, strict=True)]
-    assert states_with_replay(nodes, {"b", "c"}) == ["up", "replaying", "ejected", "down"]
+    assert states_with_replay(nodes, {"b", "c"}) == ["up", "replaying", "down", "down"]
 
 
 def test_the_memory_of_a_node_is_shown_with_its_limit() -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.processes import (
+    Difference,
     ProcessFigures,
+    _texts,
     clock_faults,
     dated,
     differences,
@@ -130,23 +132,57 @@ def test_a_node_that_processes_do_not_reach_is_a_fault() -> None:
     names = {("default", "b"): "b"}
     away = process("a", names=names, views=(NodeView("default", "a", "ejected", 5.0, 1.0, "refused"),))
     other = process("b", names=names)
-    [fault] = view_faults([away, other])
+    [fault] = view_faults([away, other], 60.0)
     assert fault.message == ("Node a of 'default' is not reached by 1 of 2 processes (web 1 on h): refused")
     assert fault.since == 5.0
     unreported = replace(away, names={})
     for processes in ([away, replace(away, id="c")], [unreported, replace(unreported, id="c")]):
-        [fault] = view_faults(processes)
+        [fault] = view_faults(processes, 6.0)
         assert "is not reached by any of the 2 processes (web 1 on h, web 1 on h)" in fault.message
+
+
+def test_a_node_that_was_only_restarted_is_no_fault_of_the_network() -> None:
+    """A process that has not tried it again yet does not count; each does within ten seconds."""
+    names = {("default", "b"): "b"}
+    away = process("a", names=names, views=(NodeView("default", "a", "ejected", 55.0, 1.0, "refused"),))
+    assert list(view_faults([away, process("b", names=names)], 60.0)) == []
+    assert len(list(view_faults([away, process("b", names=names)], 66.0))) == 1
+
+
+def test_a_queue_node_is_called_so() -> None:
+    """The name of the setting says nothing to the person on call."""
+    names = {("WRITE_BEHIND", "b"): "b"}
+    away = process("a", names=names, views=(NodeView("WRITE_BEHIND", "q", "ejected", 5.0, 1.0, "refused"),))
+    [fault] = view_faults([away, process("b", names=names)], 60.0)
+    assert fault.message.startswith("Queue node q is not reached by 1 of 2 processes")
+
+
+def test_two_names_that_are_swapped_are_said_to_be() -> None:
+    """Instead of two differences that the reader has to put together; other differences follow."""
+    odd = process("c")
+    own = [
+        Difference(odd, "CACHES['default']: the name of one:1", "'b'", "'a'"),
+        Difference(odd, "CACHES['default']: the name of two:1", "'a'", "'b'"),
+        Difference(odd, "CACHES['default']: the name of three:1", "'x'", "'c'"),
+    ]
+    assert list(_texts(own)) == [
+        "CACHES['default']: the names a and b are swapped",
+        "CACHES['default']: the name of three:1 is 'x', not 'c'",
+    ]
 
 
 def test_a_fault_began_when_the_first_process_noticed_it() -> None:
     """Of those that still do: a node that they do not use, a database that does not answer them."""
     views = [(NodeView("default", "a", "ejected", since),) for since in (9.0, 5.0, None)]
     figures = ProcessFigures([process("x", views=each, waits=[("two", 1.0, 7.0)]) for each in views])
-    node = Fault(FaultKind.NODE_DOWN, "Node a of 'default' does not answer: refused", 8.0)
+    node = Fault(
+        FaultKind.NODE_DOWN, "Node a of 'default' is down: refused", 8.0, scope=node_scope("default", "a")
+    )
     assert dated(node, figures).since == 5.0
-    assert dated(replace(node, message="Node b of 'default' does not answer"), figures).since == 8.0
-    queue = Fault(FaultKind.QUEUE_NODE_DOWN, "Queue node q does not answer: refused", 8.0)
+    assert dated(replace(node, scope=node_scope("default", "b")), figures).since == 8.0
+    queue = Fault(
+        FaultKind.QUEUE_NODE_DOWN, "Queue node q is down", 8.0, scope=node_scope("WRITE_BEHIND", "q")
+    )
     away = process("y", views=(NodeView("WRITE_BEHIND", "q", "ejected", 6.0),))
     assert dated(queue, ProcessFigures([away])).since == 6.0
     database = Fault(FaultKind.DATABASE_DOWN, "PostgreSQL does not answer (database 'two')")

@@ -40,7 +40,7 @@ def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_nodes, "monitoring_queue", lambda: client)
     monkeypatch.setattr(queue_nodes, "settings_faults", lambda _, up: asked.append(up) or ["set x"])
     nodes = [
-        QueueNodeFigures("a", "node 'a' is not reachable", 7.0),
+        QueueNodeFigures("a", "node 'a' is not reachable", 7.0, address="h:1"),
         QueueNodeFigures("b", health=NodeHealth(9, 9)),
         QueueNodeFigures("c", health=NodeHealth(aof_status="err")),
     ]
@@ -51,7 +51,7 @@ def test_each_node_has_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
         (FaultKind.QUEUE_NODE_DISK, None),
         (FaultKind.QUEUE_SETTINGS, None),
     ]
-    assert faults[0].message == "Queue node a does not answer: node 'a' is not reachable"
+    assert faults[0].message == "Queue node a (h:1) is down: it is not reachable"
     assert asked == [[1, 2]]
 
 

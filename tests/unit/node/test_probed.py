@@ -114,3 +114,13 @@ def test_a_process_that_cannot_start_a_thread_probes_later(probed: ProbedNode) -
     assert probed.breaker is not None
     assert (state_of(probed), "cannot be probed" in probed.breaker.state.error) == (EJECTED, True)
     assert probed.is_ejected
+
+
+def test_a_look_at_an_ejected_node_probes_it_before_that_is_due(probed: ProbedNode) -> None:
+    """So a page that a person watches shows within one refresh that the node is back."""
+    probed.probe_early()
+    assert probed.breaker is not None
+    assert probed.breaker.begin_probe() is False
+    probed.fail("failed by a test")
+    probed.probe_early()
+    assert state_of(probed) == UP

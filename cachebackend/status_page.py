@@ -16,12 +16,13 @@ from typing import Any
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseNotFound, JsonResponse
 from django.template.loader import render_to_string
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
-from cachebackend.admin.fault_rows import MAX_SHOWN, with_code
+from cachebackend.admin.fault_rows import MAX_SHOWN, href, with_code
 from cachebackend.admin.tiles import UNKNOWN, tiles
 from cachebackend.conf import project_options
 from cachebackend.interrupts import raise_interrupt
@@ -105,10 +106,20 @@ def _row(fault: Fault) -> dict[str, Any]:
     entry = RUNBOOK[fault.kind]
     return {
         "fault": fault,
+        "href": _href(fault),
         "way_out": with_code(fault.way_out),
         "meaning": with_code(entry.meaning),
         "steps": [with_code(step) for step in entry.steps],
     }
+
+
+def _href(fault: Fault) -> str:
+    """Return the address of the ring page, or of the parked writes; empty if the project has no admin."""
+    try:
+        return href(fault, "admin", reverse("admin:cachebackend_ring_changelist"))
+    except NoReverseMatch as error:
+        raise_interrupt(error)
+        return ""
 
 
 def _data(site: SiteFigures) -> dict[str, Any]:

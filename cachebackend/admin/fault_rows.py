@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from cachebackend.monitoring import Fault
 from cachebackend.monitoring.runbook import FaultKind
 
-__all__ = ["fault_rows", "parked_url", "partition_anchor", "with_code"]
+__all__ = ["fault_rows", "href", "parked_url", "partition_anchor", "with_code"]
 
 #: The faults above the tiles, also on a phone; more are folded away.
 MAX_SHOWN = 2
@@ -51,18 +51,25 @@ def _row(fault: Fault, admin_site: str) -> dict[str, Any]:
     return {
         "fault": fault,
         "way_out": with_code(fault.way_out),
-        "href": _href(fault, admin_site),
+        "href": href(fault, admin_site),
         "runbook": f"{reverse(f'{admin_site}:cachebackend_ring_runbook')}#{fault.kind}",
         "consequences": [_row(each, admin_site) for each in fault.consequences],
     }
 
 
-def _href(fault: Fault, admin_site: str) -> str:
+def href(fault: Fault, admin_site: str, page: str = "") -> str:
+    """Return the address of what a fault concerns.
+
+    Args:
+        fault: The fault.
+        admin_site: The name of the admin site.
+        page: The address of the ring page, if another page has the link.
+    """
     if fault.kind in {FaultKind.WRITES_PARKED, FaultKind.WRITES_RETRIED}:
         return parked_url(admin_site)
     if fault.subject:
-        return f"#{partition_anchor(fault.subject)}"
-    return _SECTIONS.get(fault.topic, "#processes" if fault.topic == "processes" else "#ring-page")
+        return f"{page}#{partition_anchor(fault.subject)}"
+    return page + _SECTIONS.get(fault.topic, "#processes" if fault.topic == "processes" else "#ring-page")
 
 
 def parked_url(admin_site: str, label: str = "") -> str:

@@ -10,12 +10,17 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
+__all__ = ["ago", "counted", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
 #: No line break comes between a number and its unit.
 _SPACE = "\N{NO-BREAK SPACE}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 write`` and ``1,200 writes``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, database_scope, max_waiting_age, node_scope
+from cachebackend.monitoring.formatting import counted
 from cachebackend.monitoring.lost_writes import lost_faults
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import (
@@ -53,6 +54,10 @@ _KINDS = {
 }
 
 
+#: The most characters of an error in a fault.
+MAX_ERROR = 200
+
+
 class Parked(NamedTuple):
     """Parked writes of some databases.
 
@@ -61,12 +66,14 @@ class Parked(NamedTuple):
         kept_since: When the first of them was parked, in seconds since 1970; None if none is.
         retried: Those that the workers try again, and the later ones of the same rows.
         retried_since: When the first of those was parked.
+        error: The model and the error of the last of those that a person retries or discards.
     """
 
     kept: int = 0
     kept_since: float | None = None
     retried: int = 0
     retried_since: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class Totals:
             none is.
         retried: Those of them that the workers try again, because they wait for a lock or for another row.
         retried_since: When the first of those was parked.
+        parked_error: The model and the error of the last of those that a person retries or discards.
         database_faults: For each database that does not answer, that its parked writes are not counted.
         parked_in: The aliases of the databases that have parked writes.
     """
@@ -99,6 +107,7 @@ class Totals:
     retried: int = 0
     retried_since: float | None = None
     parked_in: Sequence[str] = ()
+    parked_error: str = ""
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
@@ -120,6 +129,7 @@ class Totals:
             parked.retried,
             parked.retried_since,
             parked_in,
+            parked.error,
         )
 
 
@@ -240,6 +250,7 @@ def _parked() -> tuple[Parked, Mapping[str, str], Sequence[str]]:
             min((each.kept_since for each in found if each.kept_since is not None), default=None),
             sum(each.retried for each in found),
             min((each.retried_since for each in found if each.retried_since is not None), default=None),
+            next((each.error for each in found if each.error), ""),
         ),
         faults,
         [using for using, each in asked.found.items() if each.kept or each.retried],
@@ -251,7 +262,18 @@ def _parked_in(using: str) -> Parked:
     of_row = writes.filter(label=OuterRef("label"), key=OuterRef("key"), retry_at__isnull=False)
     counted = writes.values(is_retried=Exists(of_row)).annotate(count=Count("pk"), first=Min("created"))
     groups = {each["is_retried"]: (each["count"], each["first"].timestamp()) for each in counted}
-    return Parked(*groups.get(False, (0, None)), *groups.get(True, (0, None)))
+    kept, retried = groups.get(False, (0, None)), groups.get(True, (0, None))
+    last = (
+        writes.filter(~Exists(of_row)).order_by("-pk").values_list("label", "error").first()
+        if kept[0]
+        else None
+    )
+    return Parked(*kept, *retried, f"{last[0]}: {_shortened(last[1])}" if last else "")
+
+
+def _shortened(error: str) -> str:
+    """Return the first line of an error, without the value that it quotes."""
+    return error.partition("\n")[0].partition(': "')[0][:MAX_ERROR]
 
 
 def _figures(options: WriteBehindOptions, processes: ProcessFigures | None) -> QueueFigures:
@@ -338,9 +360,14 @@ def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
     totals = figures.totals
     scope = database_scope(*totals.parked_in)
     if count := totals.parked - totals.retried:
-        message = f"{count:,} writes are parked because Postgres refused them."
+        are, them = ("are", "them") if count > 1 else ("is", "it")
+        message = f"{counted(count, 'write')} {are} parked because Postgres refused {them}"
+        message += f": {totals.parked_error}." if totals.parked_error else "."
         yield Fault(FaultKind.WRITES_PARKED, message, totals.parked_since, scope=scope)
     since = totals.retried_since
     if since is not None and time.time() - since > RETRIED_SECONDS:
-        message = f"{totals.retried:,} writes wait for locks or for other rows, and are tried again."
+        waits = "wait for locks or for other rows, and are"
+        if totals.retried == 1:
+            waits = "waits for a lock or for another row, and is"
+        message = f"{counted(totals.retried, 'write')} {waits} tried again."
         yield Fault(FaultKind.WRITES_RETRIED, message, since, scope=scope)

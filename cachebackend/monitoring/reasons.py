@@ -19,7 +19,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
-from cachebackend.monitoring.formatting import duration, moment
+from cachebackend.monitoring.formatting import counted, duration, moment
 from cachebackend.monitoring.processes import ProcessFigures, process_figures
 from cachebackend.monitoring.queue_nodes import queue_node_figures
 from cachebackend.monitoring.workers import cause_of_absence
@@ -210,7 +210,7 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
             yield reason
     parked = {status.partition: status for status in facts.statuses if status.parked}
     for partition, status in parked.items():
-        text = f"{status.parked} writes are parked"
+        text = f"{counted(status.parked or 0, 'write')} {'is' if status.parked == 1 else 'are'} parked"
         yield Reason(partition, Kind.PARKED, text, "see `manage.py writebehind parked`", status.parked_since)
 
 

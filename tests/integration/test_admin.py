@@ -453,7 +453,7 @@ def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, u
         page = client.get(url).content.decode()
     [row] = re.findall(r'<tr id="partition-demo.article:0" data-key="demo.article:0@queue-a">.*?</tr>', page)
     assert re.search(r"<td>1</td><td>\d+\xa0bytes</td>", row)
-    assert "parked</a>: 1 writes are parked; see `manage.py writebehind parked`" in row
+    assert "parked</a>: 1 write is parked; see `manage.py writebehind parked`" in row
     assert '<a href="/admin/cachebackend/parkedwrite/?label=demo.article">1</a>' in row
     assert re.search(r'<dd data-figure="waiting">1 \(\d+\xa0bytes\)</dd>', page)
 
@@ -476,7 +476,7 @@ def test_a_parked_write_that_cannot_be_read_hides_no_other(client: Client) -> No
     assert "cannot be read: " in listed
     assert "the model no longer exists" in listed
     page = client.get(reverse("admin:cachebackend_ring_changelist")).content.decode()
-    assert "2 writes are parked because Postgres refused them." in page
+    assert "2 writes are parked because Postgres refused them: shop.gone: no." in page
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "lite"])

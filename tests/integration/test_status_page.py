@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from django.db import connections
 from django.test import Client, override_settings
-from django.urls import path
+from django.urls import path, reverse
 
-from cachebackend import RingCache
+from cachebackend import RingCache, status_page
 from cachebackend.errors import ConfigurationError
 from cachebackend.invalidation import outbox_databases
-from cachebackend.monitoring import outbox_figures
+from cachebackend.monitoring import Fault, outbox_figures
 from cachebackend.monitoring.processes import ProcessFigures
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import ProjectOptions
 from cachebackend.status_page import status
 from cachebackend.telemetry.heartbeat import record_run
@@ -48,6 +49,17 @@ def test_the_page_is_shown_without_a_database(ring_cache: RingCache) -> None:
     data = Client().get("/status/?format=json", headers=BEARER).json()
     assert data["well"] is (data["faults"] == [])
     assert {fault["kind"] for fault in data["faults"]} <= {"database-down"}
+
+
+def test_a_fault_is_a_link_where_the_project_has_the_admin(settings: Any) -> None:
+    """To the parked writes, or to what it concerns on the ring page; without the admin it is plain text."""
+    parked = Fault(FaultKind.WRITES_PARKED, "…")
+    assert status_page._href(parked) == reverse("admin:cachebackend_parkedwrite_changelist")
+    page = reverse("admin:cachebackend_ring_changelist")
+    assert status_page._href(Fault(FaultKind.NO_WORKER, "…")) == f"{page}#invalidation"
+    assert status_page._href(Fault(FaultKind.DRAINS_FAIL, "…", subject="m:0")) == f"{page}#partition-m:0"
+    settings.ROOT_URLCONF = __name__
+    assert status_page._href(parked) == ""
 
 
 @pytest.mark.usefixtures("_urls")

@@ -81,3 +81,12 @@ def test_names_are_listed_as_in_a_sentence() -> None:
         "a and b",
         "a, b and c",
     ]
+
+
+def test_a_number_has_its_noun_in_the_singular_or_the_plural() -> None:
+    """A sentence with "1 writes" looks as if something were wrong with the number."""
+    assert [formatting.counted(number, "write") for number in (0, 1, 1200)] == [
+        "0 writes",
+        "1 write",
+        "1,200 writes",
+    ]

@@ -140,3 +140,13 @@ def test_late_writes_concern_their_queue_nodes_and_databases(monkeypatch: pytest
         [fault] = queues._waiting_faults(figures, WriteBehindOptions())
         scope = node_scope("WRITE_BEHIND", "a") | database_scope("default")
         assert (fault.kind, fault.scope) == (FaultKind.WRITES_WAIT, scope)
+
+
+def test_a_parked_write_is_shown_with_its_error_and_in_the_singular() -> None:
+    """The cause is in the fault, without the row's key and without a value that the error quotes."""
+    error = queues._shortened('invalid input syntax for type integer: "secret"\nDETAIL: Failing row (secret)')
+    totals = Totals(parked=1, parked_since=1.0, parked_error=f"demo.article: {error}")
+    [fault] = queues._parked_faults(QueueFigures(is_on=True, totals=totals, is_database_up=True))
+    assert fault.message == (
+        "1 write is parked because Postgres refused it: demo.article: invalid input syntax for type integer."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -40,15 +41,16 @@ def alias_history(figures: AliasFigures, period: Period) -> dict[str, Any]:
     else:
         read = try_to_read(partial(step_counts, figures.alias, period))
         steps = [None] * period.steps if isinstance(read, str) else read
+    finished = period.finished(time.time())
     ratios = [None if (ratio := hit_ratio(each)) is None else 100 * ratio for each in steps]
     reads = [None if each is None else each.hits + each.misses for each in steps]
     loads = [None if each is None else each.loads for each in steps]
     chart = partial(line_chart, step_seconds=period.seconds)
     return {
         "charts": [
-            (_("Hit ratio"), chart(_("Hit ratio, in percent"), ratios, 100, " %")),
-            (_("Reads per minute"), chart(_("Keys read per minute"), _per_minute(reads, period))),
-            (_("Loads per minute"), chart(_("Loads per minute"), _per_minute(loads, period))),
+            (_("Hit ratio"), chart(_("Hit ratio, in percent"), _without_begun(ratios, finished), 100, " %")),
+            (_("Reads per minute"), chart(_("Keys read per minute"), _per_minute(reads, period, finished))),
+            (_("Loads per minute"), chart(_("Loads per minute"), _per_minute(loads, period, finished))),
         ],
         "rows": _rows(steps, ratios, period),
     }
@@ -62,11 +64,20 @@ def drained_chart(queues: QueueFigures, period: Period) -> SafeString:
         read = try_to_read(partial(write_steps, period))
         steps = [None] * period.steps if isinstance(read, str) else read
     rows = [None if each is None else each.rows for each in steps]
-    return line_chart(_("Rows drained per minute"), _per_minute(rows, period), step_seconds=period.seconds)
+    values = _per_minute(rows, period, period.finished(time.time()))
+    return line_chart(_("Rows drained per minute"), values, step_seconds=period.seconds)
 
 
-def _per_minute(counts: Sequence[int | None], period: Period) -> list[float | None]:
-    return [None if count is None else count * MINUTE / period.seconds for count in counts]
+def _per_minute(counts: Sequence[int | None], period: Period, finished: float) -> list[float | None]:
+    """Return counts as rates; that of the current step by the time that is over, which is a part of it."""
+    rates = [None if count is None else count * MINUTE / period.seconds for count in counts]
+    shown = _without_begun(rates, finished)
+    return [*shown[:-1], *(None if rate is None else rate / finished for rate in shown[-1:])]
+
+
+def _without_begun(values: Sequence[float | None], finished: float) -> list[float | None]:
+    """Return values with a gap for the current step if it has only begun: it would look like an outage."""
+    return list(values) if finished else [*values[:-1], None]
 
 
 def _rows(

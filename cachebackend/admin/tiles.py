@@ -29,6 +29,7 @@ class Tile(NamedTuple):
         href: Where the page shows more.
         is_well: Whether no fault concerns it.
         has_note: Whether it is worth a look although it is well.
+        has_fault: Whether a fault concerns it.
     """
 
     key: str
@@ -38,11 +39,12 @@ class Tile(NamedTuple):
     href: str = ""
     is_well: bool = True
     has_note: bool = False
+    has_fault: bool = False
 
     @property
     def css_class(self) -> str:
-        """How the tile is drawn: one whose figure is unknown is dimmed."""
-        if self.value == UNKNOWN:
+        """How the tile is drawn: one whose figure is unknown is dimmed, unless a fault concerns it."""
+        if self.value == UNKNOWN and not self.has_fault:
             return "unknown"
         if not self.is_well:
             return "bad"
@@ -57,12 +59,14 @@ def tiles(
     project = (_worker(worker), _pending(outbox), *_waiting(queues))
     return [
         *(tile for figures in aliases for tile in _of_alias(figures, is_alone=len(aliases) == 1)),
-        *(tile._replace(is_well=_is_well(tile, faults)) for tile in project),
+        *(_judged(tile, faults) for tile in project),
     ]
 
 
-def _is_well(tile: Tile, faults: Sequence[Fault]) -> bool:
-    return tile.value != UNKNOWN and not any(fault.topic == tile.key for fault in faults)
+def _judged(tile: Tile, faults: Sequence[Fault]) -> Tile:
+    """Return a tile with whether a fault concerns it; a note is none."""
+    has_fault = any(fault.topic == tile.key for fault in faults if not fault.is_note)
+    return tile._replace(is_well=tile.value != UNKNOWN and not has_fault, has_fault=has_fault)
 
 
 def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
@@ -105,7 +109,9 @@ def _waiting(queues: QueueFigures) -> Iterator[Tile]:
     if not queues.is_on:
         return
     if queues.waiting is None:
-        yield Tile("waiting", _("Queued writes"), UNKNOWN, href="#write-behind")
+        down = [node.name for node in queues.nodes if not node.is_up]
+        note = _("down: %(names)s") % {"names": _some(down)} if down else ""
+        yield Tile("waiting", _("Queued writes"), UNKNOWN, note, "#write-behind")
         return
     oldest = (
         _("the oldest for %(time)s") % {"time": duration(queues.oldest_seconds)}

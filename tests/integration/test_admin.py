@@ -452,7 +452,7 @@ def test_a_partition_shows_its_bytes_and_why_it_is_not_drained(client: Client, u
         ParkedWrite.objects.create(label="demo.article", partition=0, batch=1, key="1", changes=b"", error="")
         page = client.get(url).content.decode()
     [row] = re.findall(r'<tr id="partition-demo.article:0" data-key="demo.article:0@queue-a">.*?</tr>', page)
-    assert re.search(r"<td>1</td><td>\d+\xa0bytes</td>", row)
+    assert re.search(r'data-label="Queued">1</td><td data-label="Bytes">\d+\xa0bytes</td>', row)
     assert "parked</a>: 1 write is parked; see `manage.py writebehind parked`" in row
     assert '<a href="/admin/cachebackend/parkedwrite/?label=demo.article">1</a>' in row
     assert re.search(r'<dd data-figure="waiting">1 \(\d+\xa0bytes\)</dd>', page)

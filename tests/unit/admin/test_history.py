@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from cachebackend.admin import history
@@ -32,12 +34,29 @@ def test_an_hour_needs_no_further_read() -> None:
 
 def test_a_day_has_steps_of_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rates are those of a minute."""
+    monkeypatch.setattr(history, "time", SimpleNamespace(time=lambda: 599.0))
     steps = [*[None] * 142, Counts(hits=100), Counts(hits=60)]
     monkeypatch.setattr(history, "step_counts", lambda alias, period: steps)
     found = alias_history(FIGURES, DAY)
     assert found["rows"] == [("10 min ago", 100, 0, 100.0, 0), ("now", 60, 0, 100.0, 0)]
     assert "top: 10</span>" in found["charts"][1][1]
     assert "23 h ago" in found["charts"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("period", "elapsed", "shown"),
+    [(HOUR, 59.0, None), (DAY, 59.0, None), (DAY, 300.0, 12.0), (WEEK, 1800.0, 2.0)],
+)
+def test_a_step_that_is_not_over_looks_like_no_outage(
+    monkeypatch: pytest.MonkeyPatch, period: Period, elapsed: float, shown: float | None
+) -> None:
+    """It is a gap if it has only begun; else its rate is that of the time that is over."""
+    monkeypatch.setattr(history, "time", SimpleNamespace(time=lambda: 36_000.0 + elapsed))
+    finished = period.finished(36_000.0 + elapsed)
+    before, last = history._per_minute([60, 60], period, finished)
+    assert before == 60 * 60 / period.seconds
+    assert last == shown
+    assert history._per_minute([], period, finished) in ([], [None])
 
 
 def test_steps_that_cannot_be_read_are_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +73,7 @@ def test_steps_that_cannot_be_read_are_gaps(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_drained_rows_have_a_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the hour from the figures, of a longer period from its steps."""
-    queues = QueueFigures(is_on=True, minutes=[None, DrainCounts(rows=7)])
+    queues = QueueFigures(is_on=True, minutes=[DrainCounts(rows=7), None])
     assert "top: 7</span>" in drained_chart(queues, HOUR)
     monkeypatch.setattr(history, "write_steps", lambda period: [DrainCounts(rows=120), None])
     assert "top: 2</span>" in drained_chart(queues, WEEK)

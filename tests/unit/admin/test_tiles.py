@@ -72,6 +72,27 @@ def test_every_fault_of_write_behind_turns_its_tile_red(kind: str) -> None:
     assert (tile.value, tile.note, tile.is_well) == ("7", "the oldest for 1.5 s; 2 parked", False)
 
 
+def test_a_figure_that_is_unknown_because_of_a_fault_is_not_dimmed() -> None:
+    """The part that fails must not be the least visible one; the tile names the queue node."""
+    queues = QueueFigures(
+        is_on=True,
+        nodes=[QueueNodeFigures("queue-a", "refused")],
+        faults=[Fault(FaultKind.QUEUE_NODE_DOWN, "…")],
+    )
+    tile = by_key(SEEN, EMPTY, queues)["waiting"]
+    assert (tile.value, tile.note, tile.css_class) == (UNKNOWN, "down: queue-a", "bad")
+
+
+def test_a_tile_with_a_note_is_well() -> None:
+    """A note turns nothing red."""
+    queues = QueueFigures(
+        is_on=True,
+        nodes=[QueueNodeFigures("queue-a")],
+        faults=[Fault(FaultKind.WRITES_REFUSED, "…", is_note=True)],
+    )
+    assert by_key(SEEN, EMPTY, queues)["waiting"].css_class == "good"
+
+
 def test_a_worker_that_never_ran_is_said_to_be_never_seen() -> None:
     """The nodes answered, and no task was ever recorded."""
     assert by_key(WorkerFigures({}), EMPTY, QueueFigures())["worker"].value == "never"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -18,6 +19,7 @@ from cachebackend.admin.charts import ring_picture
 from cachebackend.admin.fault_rows import fault_rows, parked_url, partition_anchor, with_code
 from cachebackend.admin.history import alias_history, chosen_period, drained_chart, period_links
 from cachebackend.admin.tiles import UNKNOWN, tiles
+from cachebackend.admin.unavailable import needs_database
 from cachebackend.conf import ring_aliases
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -70,7 +72,10 @@ class RingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the s
 
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs of the page and of its forms."""
-        view = self.admin_site.admin_view
+
+        def view(own: Callable[[HttpRequest], HttpResponse]) -> Callable[..., HttpResponse]:
+            return needs_database(self.admin_site.admin_view(own))
+
         return [
             path("", view(self.page), name="cachebackend_ring_changelist"),
             path("act/", view(self.act), name="cachebackend_ring_act"),

@@ -55,8 +55,11 @@ def command_text(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    values = value if isinstance(value, list | tuple) else [value]
-    return ",".join(_HIDDEN if "://" in str(each) or "@" in str(each) else str(each) for each in values)
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    if isinstance(value, tuple):  # the alias of a database or None, and a number
+        return ":".join(_text(part) for part in value if part is not None)
+    return _HIDDEN if "://" in str(value) or "@" in str(value) else str(value)
 
 
 def record_command(name: str, options: Mapping[str, Any], outcome: str) -> None:

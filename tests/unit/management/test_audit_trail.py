@@ -16,7 +16,10 @@ STANDARD = {"verbosity": 1, "settings": None, "traceback": False, "json": True, 
     [
         ({"action": "drain", "timeout": 300.0}, "manage.py x drain timeout=300.0"),
         ({"action": "retry", "all": True, "ids": []}, "manage.py x retry all=True"),
-        ({"action": "discard", "ids": ["17", "billing:18"]}, "manage.py x discard ids=17,billing:18"),
+        (
+            {"action": "discard", "ids": [(None, 17), ("billing", 18)]},
+            "manage.py x discard ids=17,billing:18",
+        ),
         ({"action": "plan", "nodes": ["redis://:secret@h:1/0"]}, "manage.py x plan nodes=…"),
         ({"action": "owner", "key": "me@example.org"}, "manage.py x owner key=…"),
     ],

@@ -29,7 +29,7 @@ class AliasFigures:
         alias: Its name.
         nodes: Its nodes: those of the ring in its order, then the others.
         minutes: Counts of all processes, by minute since 1970, the oldest first; None for a minute that no
-            node returned, or whose counts were lost when its nodes restarted.
+            node returned, or whose counts were lost.
         hour: The sum of those minutes; None if none is known.
         recent: The sum of the most recent of them; None if none is known.
         recent_seconds: The length of those most recent minutes until now, in seconds.

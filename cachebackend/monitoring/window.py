@@ -41,7 +41,7 @@ def without_lost(
 
     Args:
         minutes: The counts by minute.
-        find_lost: Returns which of the minutes without any count were lost when their nodes restarted.
+        find_lost: Returns which of the minutes without any count were lost.
     """
     empty = [number for number, counts in minutes.items() if counts is not None and not any_counted(counts)]
     lost = find_lost(empty) if empty else set()

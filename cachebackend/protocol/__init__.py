@@ -74,7 +74,6 @@ from cachebackend.protocol.telemetry.node_info import (
     node_infos,
     node_times,
     number_of,
-    start_times,
     stored_tokens,
 )
 from cachebackend.protocol.telemetry.processes import (
@@ -189,7 +188,6 @@ __all__ = [
     "set_many_with_lease",
     "share_partition_count",
     "sharing_first_scatter",
-    "start_times",
     "stored_counts",
     "stored_tokens",
     "sync",

@@ -9,11 +9,11 @@ counts of its last seconds.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
@@ -52,6 +52,11 @@ SETTLED_SECONDS = 10.0
 #: Seconds between two runs of ``level_all`` in a process.
 LEVEL_SECONDS = 60.0
 
+#: The field of a step that says that a process published in it.
+MARK = "published"
+#: For the counters of each client the step that this process marked last, by the period and the keys' stem.
+_marked: WeakKeyDictionary[Counters[Any], dict[tuple[str, str], str]] = WeakKeyDictionary()
+
 C = TypeVar("C", Counts, DrainCounts)
 _refusals = LogRateLimit(SYSTEM_CLOCK)
 _next_level = 0.0
@@ -77,25 +82,34 @@ class _Publication(Generic[C]):
     stem: str
 
     def publish(self) -> None:
-        """Add what this process counted since the last time to the current steps, and to the total."""
+        """Add what this process counted since the last time to the current steps, and to the total.
+
+        The first time in each step, this process adds a mark. So a step without any count and without a mark
+        is one whose counts were lost, or in which no process ran.
+        """
+        marked = _marked.setdefault(self.counters, {})
         for period in PERIODS.values():
             name = period.key(int(time.time()) // period.seconds)
-            self._add(name, period.name, period.keep_seconds)
-        self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS)
+            marks = {} if marked.get((self.stem, period.name)) == name else {MARK: 1}
+            if self._add(name, period.name, period.keep_seconds, marks):
+                marked[self.stem, period.name] = name
+        self._add(TOTAL, TOTAL, KEEP_TOTAL_SECONDS, {})
 
-    def _add(self, name: str, ledger: str, keep_seconds: int) -> None:
+    def _add(self, name: str, ledger: str, keep_seconds: int, marks: dict[str, int]) -> bool:
+        """Add what this process counted, and marks; return whether a node may have taken them."""
         counts = self.counters.take_new(ledger)
-        if not counts:
-            return
-        adding = protocol.add_counts(self.client.context, self._key(name), counts, keep_seconds)
+        if not counts and not marks:
+            return True
+        adding = protocol.add_counts(self.client.context, self._key(name), counts | marks, keep_seconds)
         error = self.client.run(adding)
         if error is None:
-            return
+            return True
         self.counters.put_back(ledger, counts)
         # The breaker logs a node that does not answer; a refusal is logged here
         if isinstance(error, NodeReplyError) and _refusals.to_log():
             extra = {"event": "fold_refused", "error": str(error)}
             logger.warning("%s; the counts of %s are published later", error, self.stem, extra=extra)
+        return False
 
     def by_step(self, period: Period, count: int) -> dict[int, C | None]:
         """Return the counts of each of the last steps, the oldest first; None if they are not known.
@@ -114,18 +128,14 @@ class _Publication(Generic[C]):
         return {number: self._read(each) for number, each in zip(keys, stored, strict=True)}
 
     def lost(self, period: Period, numbers: Collection[int]) -> set[int]:
-        """Return the steps that ended before all nodes that store them were started."""
-        starts = self.client.run(protocol.start_times(self.client.context, time.time()))
+        """Return the steps that have no mark of a process: their counts were evicted, or lost with a node."""
+        keys = [self._key(period.key(number)) for number in numbers]
+        stored = self.client.run(protocol.read_counts(self.client.context, keys))
         return {
             number
-            for number in numbers
-            if self._start(period.key(number), starts) > (number + 1) * period.seconds
+            for number, each in zip(numbers, stored, strict=True)
+            if isinstance(each, RingCacheError) or not each.counts
         }
-
-    def _start(self, name: str, starts: Mapping[int, float]) -> float:
-        """Return when the first of the nodes that store a hash was started, of those that answer."""
-        nodes = protocol.nodes_of(self.client.context, self._key(name))
-        return min(starts.get(node, math.inf) for node in nodes)
 
     def _read(self, stored: protocol.StoredCounts | RingCacheError) -> C | None:
         """Return the counts of a step; nothing on one node says nothing, if the other one is away."""
@@ -241,9 +251,9 @@ def counts_by_step(alias: str, period: Period, count: int | None = None) -> dict
 
 
 def lost_steps(alias: str, period: Period, numbers: Collection[int]) -> set[int]:
-    """Return those of some steps whose counts were lost, because the nodes restarted since.
+    """Return those of some steps whose counts were lost: with their nodes, or because they were evicted.
 
-    A step of which nothing is stored is not one in which nothing was counted, if its nodes are younger.
+    A step in which no process ran is one of them.
     """
     return _of_alias(alias).lost(period, numbers)
 

@@ -23,7 +23,6 @@ __all__ = [
     "node_times",
     "number_of",
     "seconds_of",
-    "start_times",
     "stored_tokens",
 ]
 
@@ -76,22 +75,6 @@ def command_infos(
     """Return how often each node ran each command, and how long these took; an error for one that failed."""
     replies = yield Send([(node, (b"INFO", b"commandstats", b"latencystats")) for node in nodes])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
-
-
-def start_times(context: Context | QueueContext, now: float) -> Operation[dict[int, float]]:
-    """Return when each node of the ring was started, by its index; a node that does not say so is left out.
-
-    Args:
-        context: The alias, or the queue.
-        now: The time, in seconds since 1970; the start times are in the same unit.
-    """
-    nodes = context.ring.nodes
-    replies = yield Send([(node, (b"INFO", b"server")) for node in nodes])
-    infos = {
-        node: _info(reply) for node, reply in zip(nodes, replies, strict=True) if isinstance(reply, bytes)
-    }
-    ages = {node: number_of(info, "uptime_in_seconds") for node, info in infos.items()}
-    return {node: now - age for node, age in ages.items() if age is not None}
 
 
 def node_times(

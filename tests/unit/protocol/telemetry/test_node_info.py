@@ -15,7 +15,6 @@ from cachebackend.protocol.telemetry.node_info import (
     node_infos,
     node_times,
     number_of,
-    start_times,
     stored_tokens,
 )
 from tests.unit.protocol.stepping import DOWN, TOKEN, context_of, step
@@ -115,14 +114,6 @@ def test_what_tags_and_shapes_hold_now_is_read_in_one_scatter() -> None:
     )
     assert found == ([b"T" + TOKEN, None], [None])
     assert requests == [(0, (b"GET", b"t")), (0, (b"GET", b"u")), (0, (b"HGET", b"shard", b"id"))]
-
-
-def test_a_node_was_started_its_uptime_ago() -> None:
-    """One that does not answer, or does not report its uptime, is left out."""
-    replies = [b"# Server\r\nuptime_in_seconds:40\r\n", DOWN, b"# Server\r\n"]
-    starts, [requests] = step(start_times(context_of("a", "b", "c"), 100.0), replies)
-    assert starts == {0: 60.0}
-    assert requests == [(node, (b"INFO", b"server")) for node in range(3)]
 
 
 def test_the_time_of_each_node_is_read() -> None:

@@ -196,6 +196,18 @@ def app_name() -> str:
     return next(iter([*given, *words[after:]]), str(current_app.main or ""))
 
 
+def broker_address(app: Any) -> str:
+    """Return host and port of an app's broker; of several the first. Other parts of its URL may be secret."""
+    broker = app.connection_for_write()
+    return ":".join(str(part) for part in (broker.hostname, broker.port) if part)
+
+
+def _report_app() -> None:
+    broker = broker_address(current_app)
+    this_process.add_facts("app", app_name)
+    this_process.add_facts("broker", lambda: broker)
+
+
 @signals.worker_ready.connect
 @signals.worker_process_init.connect
 def report_worker(**_: Any) -> None:
@@ -205,14 +217,14 @@ def report_worker(**_: Any) -> None:
         this_process.add_facts("routes", lambda: routes)
     queues = sorted(current_app.amqp.queues.consume_from)
     this_process.add_facts("queues", lambda: queues)
-    this_process.add_facts("app", app_name)
+    _report_app()
     this_process.add_kind("worker")
 
 
 @signals.beat_init.connect
 def report_beat(**_: Any) -> None:
     """Report this process as beat."""
-    this_process.add_facts("app", app_name)
+    _report_app()
     this_process.add_kind("beat")
 
 

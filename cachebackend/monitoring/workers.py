@@ -134,8 +134,13 @@ def cause_of_absence(processes: ProcessFigures, task: str) -> Absence:
     if not beats:
         text = f"A worker runs ({workers[0].label}), but beat does not"
         return Absence(FaultKind.NO_BEAT, text, f"start beat, once: {beat}")
-    text = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run, but not the tasks"
-    way_out = f"if the worker is busy, start another one for the queue: {processes.celery('worker', queue)}"
+    broker = f"the broker at {beats[0].broker}" if beats[0].broker else "the broker"
+    both = f"A worker ({workers[0].label}) and beat ({beats[0].label}) run"
+    text = f"{both}, but {broker} does not pass the tasks on, or the worker is busy"
+    way_out = (
+        f"look whether {broker} answers and has memory; if the worker is busy, start another one for the "
+        f"queue: {processes.celery('worker', queue)}"
+    )
     return Absence(FaultKind.TASKS_LATE, text, way_out)
 
 

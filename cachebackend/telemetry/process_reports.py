@@ -74,6 +74,7 @@ class Process:
         queues: Celery's queues that it serves, if it is a worker.
         routes: Celery's queue of each task, as the worker knows it.
         app: The name of Celery's app, as ``celery -A`` takes it, if it is a worker or beat.
+        broker: The host and port of Celery's broker, if it is a worker or beat.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Process:
     queues: Sequence[str] = ()
     routes: Mapping[str, str] = field(default_factory=dict)
     app: str = ""
+    broker: str = ""
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -156,6 +158,7 @@ def _process(
         [_text(queue) for queue in facts.get("queues", ())],
         {_text(task): _text(queue) for task, queue in facts.get("routes", {}).items()},
         _text(facts.get("app", "")),
+        _text(facts.get("broker", "")),
     )
 
 

@@ -422,6 +422,7 @@ def test_the_fault_of_pending_deletes_names_the_dead_node(
     breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
     write_row("default", {"default": {ring_cache.key_bytes("k")}})
     OutboxRow.objects.update(created=timezone.now() - timedelta(minutes=1))
+    record_run("relay")
     page = client.get(url).content.decode()
     assert "these nodes do not answer: ring-b." in page
     assert "is every node up" not in page

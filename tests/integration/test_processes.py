@@ -11,7 +11,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from celery import signals
+from celery import Celery, signals
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.test import Client, override_settings
@@ -345,6 +345,22 @@ def test_celery_tells_worker_and_beat(ring_cache: RingCache) -> None:
     assert this_process.kind() == "worker"
     signals.beat_init.send(sender=None)
     assert this_process.kind() == "worker+beat"
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://user:secret@h:6379/3", "h:6379"),
+        ("redis://:secret@h:6380/3;redis://:secret@g/1", "h:6380"),
+        ("amqp://user:secret@h//", "h"),
+    ],
+)
+def test_a_worker_reports_the_address_of_its_broker(
+    monkeypatch: pytest.MonkeyPatch, url: str, address: str
+) -> None:
+    """Without user and password, which the page must not show."""
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)  # Celery prefers it
+    assert tasks.broker_address(Celery("site", broker=url)) == address
 
 
 @pytest.mark.parametrize(

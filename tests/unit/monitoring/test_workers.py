@@ -113,8 +113,11 @@ def process(kind: str, **named: Any) -> Process:
         ),
         ([process("worker", app="shop")], "Start beat, once: `celery -A shop beat`."),
         (
-            [process("worker", app="shop"), process("beat")],
-            "If the worker is busy, start another one for the queue: `celery -A shop worker -Q periodic`.",
+            [process("worker", app="shop"), process("beat", broker="b:6379")],
+            (
+                "Look whether the broker at b:6379 answers and has memory; if the worker is busy, start "
+                "another one for the queue: `celery -A shop worker -Q periodic`."
+            ),
         ),
     ],
 )

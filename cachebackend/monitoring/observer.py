@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cachebackend import protocol
 from cachebackend.backend import ring_cache
@@ -18,7 +18,7 @@ from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
 from cachebackend.monitoring.faults import Fault
-from cachebackend.monitoring.formatting import moment
+from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.processes import Process, read_processes
@@ -31,6 +31,9 @@ logger = logging.getLogger("cachebackend")
 INTERVAL = 10.0
 #: The processes of a deploy start within this number of seconds; those that are renewed one by one do not.
 DEPLOY_SECONDS = 120.0
+#: A server that answers as a node for the first time, and runs for longer, was not restarted: a replica was
+#: promoted, or the address leads to another server.
+FAILOVER_UPTIME_SECONDS = 120
 #: The kinds of processes that are deployed.
 _DEPLOYED = ("web", "worker")
 #: The faults whose beginnings and ends are events. The others have events of their own, or last for moments.
@@ -116,7 +119,15 @@ def node_states(
             text = f"Node {name} is down: {views[0].error}"
             yield State("node", f"node {name}", "away", text)
         if isinstance(info, dict) and (run := info.get("run_id")):
-            yield State("start", f"start of {name}", run, f"Node {name} was restarted.")
+            yield State("start", f"start of {name}", run, _start_text(name, info))
+
+
+def _start_text(name: str, info: Mapping[str, str]) -> str:
+    """Return what happened to a node of which another run of a server answers."""
+    uptime = protocol.number_of(info, "uptime_in_seconds")
+    if uptime is None or uptime <= FAILOVER_UPTIME_SECONDS:
+        return f"Node {name} was restarted."
+    return f"Another server answers as node {name}, which has run for {duration(uptime)}: a failover."
 
 
 def settings_states(processes: Sequence[Process]) -> Iterator[State]:

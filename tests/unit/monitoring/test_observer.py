@@ -46,6 +46,19 @@ def test_processes_that_are_left_were_not_started_again() -> None:
     assert list(deploy_states([ONE], 1000.0 + 650)) == []
 
 
+@pytest.mark.parametrize(
+    ("uptime", "text"),
+    [
+        ("3", "Node a of 'default' was restarted."),
+        ("", "Node a of 'default' was restarted."),
+        ("7200", "Another server answers as node a of 'default', which has run for 2 h: a failover."),
+    ],
+)
+def test_a_failover_is_not_taken_for_a_restart(uptime: str, text: str) -> None:
+    """Another run of a server answers in both cases; one that was promoted runs since long before."""
+    assert observer._start_text("a of 'default'", {"uptime_in_seconds": uptime}) == text
+
+
 @pytest.fixture
 def no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every database answered at the last look."""

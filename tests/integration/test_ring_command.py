@@ -43,8 +43,10 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def worker(empty_nodes: None) -> None:
-    """A worker has just run the periodic tasks."""
+def worker(empty_nodes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has just run the periodic tasks; no node was looked at before it evicted for another test."""
+    monkeypatch.setattr(evictions, "_looks", {})
+    monkeypatch.setattr(evictions, "MIN_RATE_SECONDS", 0.0)
     for task in ("relay", "tick"):
         record_run(task)
 

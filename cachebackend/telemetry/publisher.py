@@ -128,7 +128,14 @@ class _Publication(Generic[C]):
         return {number: self._read(each) for number, each in zip(keys, stored, strict=True)}
 
     def lost(self, period: Period, numbers: Collection[int]) -> set[int]:
-        """Return the steps that have no mark of a process: their counts were evicted, or lost with a node."""
+        """Return the steps that have no mark of a process: their counts were evicted, or lost with a node.
+
+        The present step is known: this process counts in it.
+        """
+        present = int(time.time()) // period.seconds
+        numbers = [number for number in numbers if number != present]
+        if not numbers:
+            return set()
         keys = [self._key(period.key(number)) for number in numbers]
         stored = self.client.run(protocol.read_counts(self.client.context, keys))
         return {

@@ -13,6 +13,7 @@ BOUNDED = {
     "backend/canonical._compared_field": "the foreign keys of the models",
     "backend/extras.aiter_keys": "Cursor",
     "backend/extras.iter_keys": "Cursor",
+    "backend/lazy_objects.loaded": "the lazy objects in each other",
     "backend/remembered_leases._limit": "the leases that are remembered",
     "client/replay._run_over": "the operation",
     "protocol/cache/lease_on_get._acquire": "may_ask_again",

@@ -25,7 +25,6 @@ WITHOUT = {
     "management/commands/": "commands: tests/integration and tests/project",
     "management/parked_actions": "actions of a command: tests/integration/test_writebehind_command.py",
     "management/repair_actions": "actions of a command: tests/integration/test_writebehind_command.py",
-    "management/ring_processes": "an action of a command: tests/integration/test_processes.py",
     "management/ring_status": "an action of a command: tests/integration/test_ring_command.py",
     "management/usage_actions": "actions of a command: tests/integration/test_usage.py",
     "management/ring_simulate": "a command; what it computes is in management/simulation",

@@ -49,13 +49,17 @@ def lost_faults(minutes: Sequence[DrainCounts | None], now: float) -> Iterator[F
 
 def _failed_fault(loss: _Loss, now: float) -> Fault:
     counts = loss.counts
-    text = f"{counts.refused + counts.unknown:,} writes failed {_when(loss, now)}: their callers got errors"
+    failed = counts.refused + counts.unknown
+    what = "1 write failed" if failed == 1 else f"{failed:,} writes failed"
+    text = f"{what} {_when(loss, now)}: {'its caller' if failed == 1 else 'their callers'} got errors"
     if counts.unknown:
         text += f"; {counts.unknown:,} of them may be queued nevertheless"
     return Fault(FaultKind.WRITES_REFUSED, f"{text}.", loss.since, is_note=not _goes_on(loss, now))
 
 
 def _dropped(loss: _Loss) -> str:
+    if loss.counts.dropped == 1:
+        return "1 write of a counter was dropped, because it was not queued"
     return f"{loss.counts.dropped:,} writes of counters were dropped, because they were not queued"
 
 

@@ -48,7 +48,7 @@ class Pieces:
 
 def blocking(pieces: Iterable[bytes]) -> Connection:
     """Return a connection whose node sends these pieces."""
-    handshake: Any = SimpleNamespace(connect=lambda: Pieces(pieces), perform=lambda _: None)
+    handshake: Any = SimpleNamespace(name="a", connect=lambda: Pieces(pieces), perform=lambda _: None)
     return Connection(handshake, 60.0)
 
 
@@ -78,7 +78,7 @@ def tasks(commands: Sequence[Command], pieces: Sequence[bytes]) -> list[Any]:
             is_closing=lambda: True,
             abort=lambda: None,
         )
-        connection = MultiplexedConnection(60.0)
+        connection = MultiplexedConnection(60.0, "a")
         connection.connection_made(transport)
         sent = [connection.submit(commands[start : start + 2]) for start in range(0, len(commands), 2)]
         for piece in pieces:

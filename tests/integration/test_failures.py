@@ -341,7 +341,7 @@ def test_status_shows_ejected_then_replaying_then_up(
     monkeypatch.setattr(ClientOutbox, "missed_by", record_status)
     come_back(cache, services, probes)
     states.append(status())
-    assert states == [("ejected", False, None), ("replaying", False, None), ("up", True, None)]
+    assert states == [("down", False, None), ("replaying", False, None), ("up", True, None)]
     assert cache.get_many(dead[1:]) == {key: int(key[1:]) for key in dead[1:]}
 
 

@@ -26,7 +26,7 @@ ROW_BYTES = 32 + 4 + 1 + 2 + 100
 
 def queued_bytes() -> int:
     """Return the bytes that the queue counts."""
-    [status] = command("status", code=0)["partitions"]
+    [status] = command("status", code=None)["partitions"]
     return int(status["bytes"])
 
 

@@ -354,7 +354,9 @@ def test_status_is_well_exactly_if_the_page_is(meter: Meter) -> None:
     report = command("status")
     assert (report["parked"], report["exceeded"], report["faults"]) == (1, [], [])
     ParkedWrite.objects.create(key="2", **values)
-    assert command("status", code=1)["faults"] == ["1 writes are parked because Postgres refused them."]
+    assert command("status", code=1)["faults"] == [
+        "1 write is parked because Postgres refused it: shop.meter: no."
+    ]
     assert command("status", "--max-parked=1", code=1)["exceeded"] == ["parked"]
     ParkedWrite.objects.all().delete()
     node = project_queue().nodes[0]

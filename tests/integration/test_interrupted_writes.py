@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.postgres,
 ]
 #: One in ``STEP`` places of a write is interrupted: a write has thousands.
-STEP = 37
+STEP = 53
 _numbers = count(1)
 Operation: TypeAlias = Callable[[], object]
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "counted", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
+__all__ = ["ago", "and_more", "counted", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
@@ -21,6 +21,11 @@ _SPACE = "\N{NO-BREAK SPACE}"
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as ``1 write`` and ``1,200 writes``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def and_more(number: int) -> str:
+    """Return that the same is true of more partitions; empty if there are none."""
+    return f" (and {counted(number, 'more partition')})" if number else ""
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cachebackend.counters import DrainCounts
 from cachebackend.monitoring.faults import Fault
-from cachebackend.monitoring.formatting import time_of_day
+from cachebackend.monitoring.formatting import counted, time_of_day
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import RECENT_MINUTES
 
@@ -50,8 +50,8 @@ def lost_faults(minutes: Sequence[DrainCounts | None], now: float) -> Iterator[F
 def _failed_fault(loss: _Loss, now: float) -> Fault:
     counts = loss.counts
     failed = counts.refused + counts.unknown
-    what = "1 write failed" if failed == 1 else f"{failed:,} writes failed"
-    text = f"{what} {_when(loss, now)}: {'its caller' if failed == 1 else 'their callers'} got errors"
+    callers = "its caller" if failed == 1 else "their callers"
+    text = f"{counted(failed, 'write')} failed {_when(loss, now)}: {callers} got errors"
     if counts.unknown:
         text += f"; {counts.unknown:,} of them may be queued nevertheless"
     return Fault(FaultKind.WRITES_REFUSED, f"{text}.", loss.since, is_note=not _goes_on(loss, now))

@@ -19,7 +19,7 @@ from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite
 from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, database_scope, max_waiting_age, node_scope
-from cachebackend.monitoring.formatting import counted
+from cachebackend.monitoring.formatting import and_more, counted
 from cachebackend.monitoring.lost_writes import lost_faults
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import (
@@ -335,7 +335,7 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
         by_kind.setdefault((reason.kind, session), []).append(reason)
     for (kind, session), reasons in by_kind.items():
         if kind in _KINDS:
-            others = f" (and {len(reasons) - 1} partitions more)" if len(reasons) > 1 else ""
+            others = and_more(len(reasons) - 1)
             since = min((each.since for each in reasons if each.since is not None), default=None)
             subject = "" if session else f"Queued writes are not drained: {reasons[0].partition}: "
             text = f"{subject}{reasons[0].text}{'' if session else others}."

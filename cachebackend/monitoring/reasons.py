@@ -19,7 +19,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
 from cachebackend.monitoring.faults import max_tick_age, max_waiting_age
-from cachebackend.monitoring.formatting import counted, duration, moment
+from cachebackend.monitoring.formatting import and_more, counted, duration, moment
 from cachebackend.monitoring.processes import ProcessFigures, process_figures
 from cachebackend.monitoring.queue_nodes import queue_node_figures
 from cachebackend.monitoring.workers import cause_of_absence
@@ -285,10 +285,7 @@ def summaries(reasons: Iterable[Reason]) -> list[str]:
     groups: dict[tuple[Kind, str, str], list[Reason]] = {}
     for reason in reasons:
         groups.setdefault((reason.kind, reason.text, reason.way_out), []).append(reason)
-    return [
-        f"{own[0]} (and {len(own) - 1} partitions more)" if len(own) > 1 else str(own[0])
-        for own in groups.values()
-    ]
+    return [str(own[0]) + and_more(len(own) - 1) for own in groups.values()]
 
 
 def _closed(client: QueueClient) -> list[Partition]:

@@ -222,7 +222,7 @@ def test_a_change_whose_process_was_killed_is_run_again(meters: list[Meter]) -> 
         call_command("writebehind", "repair", stdout=out)
     assert "takes no writes" in out.getvalue()
     [fault] = [fault for fault in queue_figures().faults if "takes no writes" in fault.message]
-    assert "partitions more" in fault.message
+    assert "more partitions" in fault.message
     assert command("partitions", "3") == {"partitions": 3}
     Meter.behind.update(meters[0].pk, count=F("count") + 1)
     assert command("status", code=1)["reasons"] == []  # the write that was refused is a fault for a minute

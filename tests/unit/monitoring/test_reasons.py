@@ -188,7 +188,7 @@ def test_reasons_that_are_the_same_are_one_sentence() -> None:
     reasons = reasons_of(Facts(closed=[PARTITION, GONE], stopped={}), WriteBehindOptions(), NOW)
     [line] = summaries(reasons)
     assert line.startswith("shop.meter:0: its node takes no writes")
-    assert line.endswith("(and 1 partitions more)")
+    assert line.endswith("(and 1 more partition)")
 
 
 def test_parked_writes_are_a_reason_of_their_own() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cachebackend.cluster import Cluster
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.formatting import counted
 from cachebackend.monitoring.runbook import FaultKind
 
 __all__ = ["read_slots", "unserved_faults"]
@@ -33,5 +34,6 @@ def unserved_faults(owner: str, clusters: Iterable[Cluster]) -> Iterator[Fault]:
     """
     for cluster in clusters:
         if count := len(cluster.ring.unserved):
-            message = f"{count:,} slots of the cluster of {owner} are served by no server: their keys miss"
-            yield Fault(FaultKind.SLOTS_UNSERVED, f"{message}, and deletes of them wait.")
+            slots = f"{counted(count, 'slot')} of the cluster of {owner} {'is' if count == 1 else 'are'}"
+            message = f"{slots} served by no server: keys there miss, and deletes of them wait."
+            yield Fault(FaultKind.SLOTS_UNSERVED, message)

@@ -14,6 +14,7 @@ from cachebackend.client import RingClient
 from cachebackend.options import RingOptions
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
+from tests.integration.unserved_slots import unserved
 from tests.waits import wait_until
 
 NAMES = [b"lock:%d" % number for number in range(60)]
@@ -69,35 +70,16 @@ def test_a_lock_needs_no_other_server(
         assert cluster.ask(alive, "EXISTS", held) == cluster.ask(alive, "EXISTS", other) == 0
 
 
-def is_unserved(cluster: Cluster, slot: int) -> bool:
-    """Take a slot from its owner; return whether no primary believes in an owner any more."""
-    ranges = [(name, each) for name in cluster.primaries for each in cluster.ask(name, "CLUSTER", "SLOTS")]
-    names = {name for name, (first, last, *_) in ranges if first <= slot <= last}
-    for name in names:
-        cluster.ask(name, "CLUSTER", "DELSLOTS", slot)
-    return not names
-
-
 def test_a_lock_needs_no_other_slot(client: RingClient, cluster: Cluster) -> None:
     """Another slot has no owner; the cluster serves the others (cluster-require-full-coverage no)."""
     slot = client.ring.slot_of(NAMES[0])
-    owner = cluster.primary_of(slot)
-    for name in cluster.names:
-        cluster.ask(name, "CONFIG", "SET", "cluster-require-full-coverage", "no")
-    try:
-        wait_until(lambda: is_unserved(cluster, slot))
+    with unserved(cluster, slot):
         for name in NAMES[1:]:
             found = lock(client, name)
             assert found.acquire(blocking=False)
             found.release()
         with pytest.raises(redis.exceptions.ClusterDownError, match="not served"):
             lock(client, NAMES[0]).acquire(blocking=False)
-    finally:
-        cluster.ask(owner, "CLUSTER", "ADDSLOTS", slot)
-        cluster.wait_until_agreed(slot, owner)
-        for name in cluster.names:
-            cluster.ask(name, "CONFIG", "SET", "cluster-require-full-coverage", "yes")
-        cluster.wait_until_ok()
 
 
 def test_a_lock_does_not_depend_on_the_servers_in_the_url(

@@ -19,7 +19,7 @@ from cachebackend.ring import cluster_slot
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
 from tests.commands import report_of
-from tests.waits import wait_until
+from tests.integration import unserved_slots
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -28,32 +28,14 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def unserved(cluster_services: Services, cluster: Cluster) -> Iterator[int]:
     """An alias and a queue on a cluster in which nobody has the slot of one part of the queue."""
     slot = cluster_slot(CLUSTER_PARTS[0].encode())
-    owner = cluster.primary_of(slot)
     for name in cluster.names:
-        cluster.ask(name, "CONFIG", "SET", "cluster-require-full-coverage", "no")
         cluster.ask(name, "CONFIG", "SET", "maxmemory-policy", "noeviction")
     block = settings.CACHES["default"] | {"LOCATION": cluster_services.ring_urls}
     queue = {"nodes": cluster.url, "partitions": 16, "durability": "memory"}
-    try:
-        with override_settings(CACHES=settings.CACHES | {"default": block}, WRITE_BEHIND=queue):
-            caches["default"].get("any")  # the process knows the slots of before
-            wait_until(lambda: is_unserved(cluster, slot))
+    with override_settings(CACHES=settings.CACHES | {"default": block}, WRITE_BEHIND=queue):
+        caches["default"].get("any")  # the process knows the slots of before
+        with unserved_slots.unserved(cluster, slot):
             yield slot
-    finally:
-        cluster.ask(owner, "CLUSTER", "ADDSLOTS", slot)
-        cluster.wait_until_agreed(slot, owner)
-        for name in cluster.names:
-            cluster.ask(name, "CONFIG", "SET", "cluster-require-full-coverage", "yes")
-        cluster.wait_until_ok()
-
-
-def is_unserved(cluster: Cluster, slot: int) -> bool:
-    """Take a slot from its owner; return whether no primary believes in an owner any more."""
-    ranges = [(name, each) for name in cluster.primaries for each in cluster.ask(name, "CLUSTER", "SLOTS")]
-    names = {name for name, (first, last, *_) in ranges if first <= slot <= last}
-    for name in names:
-        cluster.ask(name, "CLUSTER", "DELSLOTS", slot)
-    return not names
 
 
 def test_a_slot_that_no_server_has_is_a_fault_of_its_own(unserved: int) -> None:
@@ -61,7 +43,7 @@ def test_a_slot_that_no_server_has_is_a_fault_of_its_own(unserved: int) -> None:
     figures = alias_figures("default")
     assert sum(node.slots or 0 for node in figures.nodes) == 16_383
     [fault] = [each for each in figures.faults if each.kind is FaultKind.SLOTS_UNSERVED]
-    assert "1 slots of the cluster of 'default' are served by no server" in fault.message
+    assert "1 slot of the cluster of 'default' is served by no server" in fault.message
     faults = queue_figures().faults
     kinds = {each.kind for each in faults} - {FaultKind.QUEUE_SETTINGS}
     assert kinds == {FaultKind.SLOTS_UNSERVED}
@@ -72,8 +54,8 @@ def test_the_status_of_the_ring_says_so(unserved: int) -> None:
     """And exits with 1."""
     report: Any = report_of("ring", "status", code=1)
     assert not report["well"]
-    assert "1 slots of the cluster of 'default'" in report["faults"][0]
+    assert "1 slot of the cluster of 'default'" in report["faults"][0]
     printed = StringIO()
     with pytest.raises(SystemExit):
         call_command("ring", "status", stdout=printed)
-    assert "not well: 1 slots of the cluster of 'default' are served by no server" in printed.getvalue()
+    assert "not well: 1 slot of the cluster of 'default' is served by no server" in printed.getvalue()

@@ -30,6 +30,10 @@ SERVERLESS = ("unit", "properties", "typing")
 NEED_SERVERS = frozenset(
     {"services", "own_services", "cluster_services", "empty_nodes", "node", "db", "transactional_db"}
 )
+#: Settings of nodes that tests change.
+CHANGED_SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
+#: Their values when a node was first emptied, by its URL.
+FIRST_SETTINGS: dict[str, list[str]] = {}
 RUNNING: dict[str, Services] = {}
 MORE_SERVERS: list[Server] = []
 
@@ -179,15 +183,24 @@ def empty_nodes(services: Services) -> Iterator[None]:
 
 
 def flush(url: str) -> None:
-    """Empty a node, without redis-py, because its handshake takes longer than the command."""
+    """Empty a node, without redis-py, because its handshake takes longer than the commands.
+
+    Raises:
+        AssertionError: A test has changed a setting of the node and has not restored it.
+    """
     address = urlsplit(url)
+    commands = f"AUTH {address.password}\r\nFLUSHALL\r\nCONFIG GET {' '.join(CHANGED_SETTINGS)}\r\n"
     with (
         socket.create_connection((address.hostname, address.port), 10) as node,
         node.makefile("rb") as replies,
     ):
-        node.sendall(f"AUTH {address.password}\r\nFLUSHALL\r\n".encode())
+        node.sendall(commands.encode())
         answers = [replies.readline() for _ in range(2)]
+        # Of the array of strings, each with its length before it, every fourth line is a value
+        lines = [replies.readline() for _ in range(1 + 4 * len(CHANGED_SETTINGS))]
     assert answers == [b"+OK\r\n"] * 2, answers
+    values = [line.decode().strip() for line in lines[4::4]]
+    assert values == FIRST_SETTINGS.setdefault(url, values), "a test before this one has changed settings"
 
 
 def restart_queue(services: Services) -> None:

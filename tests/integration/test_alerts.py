@@ -30,8 +30,10 @@ from cacheproject.services import Services
 from tests.fix_services import restart_queue
 from tests.integration.test_prometheus import TOKEN
 from tests.integration.write_behind import drain_all
+from tests.node_settings import node_settings
 from tests.promtool import RULES, Step, promtool_binary, unexpected_alerts
 from tests.shop.models import Meter
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -127,6 +129,8 @@ class TestIncidents:
         for node in ring_cache.client.nodes:
             assert node.breaker is not None
             node.breaker.close()
+        without = 'ringcache_node_processes_without{alias="default",node="ring-a"}'
+        wait_until(lambda: not scraped().get(without))  # this process reports that it reaches the node
         fires([before, down, during(300)], "RingcacheNodeRestarted")
 
     def test_a_queue_node_that_is_killed(self, fires: Fires, services: Services) -> None:
@@ -152,12 +156,9 @@ class TestIncidents:
         meter = Meter.objects.create()
         before = well()
         node = project_queue().nodes[0]
-        node.call((b"CONFIG", b"SET", b"maxmemory", b"1mb"))
-        try:
+        with node_settings(node, maxmemory="1mb"):
             write(meter)
             step = during()
-        finally:
-            node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
         fires([before, step], "RingcacheQueueNodeFull", "RingcacheWritesRefused")
 
     def test_a_queue_node_whose_disk_is_full(self, fires: Fires) -> None:

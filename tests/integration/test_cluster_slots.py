@@ -20,6 +20,7 @@ from cacheproject.cluster import Cluster
 from cacheproject.services import Services
 from tests.commands import report_of
 from tests.integration import unserved_slots
+from tests.node_settings import cluster_settings
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -28,11 +29,12 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 def unserved(cluster_services: Services, cluster: Cluster) -> Iterator[int]:
     """An alias and a queue on a cluster in which nobody has the slot of one part of the queue."""
     slot = cluster_slot(CLUSTER_PARTS[0].encode())
-    for name in cluster.names:
-        cluster.ask(name, "CONFIG", "SET", "maxmemory-policy", "noeviction")
     block = settings.CACHES["default"] | {"LOCATION": cluster_services.ring_urls}
     queue = {"nodes": cluster.url, "partitions": 16, "durability": "memory"}
-    with override_settings(CACHES=settings.CACHES | {"default": block}, WRITE_BEHIND=queue):
+    with (
+        cluster_settings(cluster, maxmemory_policy="noeviction"),
+        override_settings(CACHES=settings.CACHES | {"default": block}, WRITE_BEHIND=queue),
+    ):
         caches["default"].get("any")  # the process knows the slots of before
         with unserved_slots.unserved(cluster, slot):
             yield slot

@@ -27,6 +27,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.integration.test_prometheus import TOKEN
 from tests.integration.write_behind import command, drain_all
+from tests.node_settings import node_settings
 from tests.shop.models import Meter
 
 pytestmark = [
@@ -42,9 +43,8 @@ def full_memory() -> Iterator[str]:
     """The queue node, with a limit to its memory that it has reached; its name."""
     node = project_queue().nodes[0]
     Meter.behind.update(uuid7(), count=F("count") + 1)
-    node.call((b"CONFIG", b"SET", b"maxmemory", b"1mb"))
-    yield node.name
-    node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
+    with node_settings(node, maxmemory="1mb"):
+        yield node.name
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from cachebackend.monitoring import queue_figures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.test_queue_memory_and_disk import metrics, report
+from tests.node_settings import node_settings
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -24,10 +25,8 @@ def wrong_setting(request: pytest.FixtureRequest) -> Iterator[str]:
     """The queue node, with a setting under which it can lose writes; what is said of it."""
     setting, value, text = request.param
     node = project_queue().nodes[0]
-    before = {b"appendonly": b"yes", b"appendfsync": b"everysec"}[setting.encode()]
-    node.call((b"CONFIG", b"SET", setting, value))
-    yield text
-    node.call((b"CONFIG", b"SET", setting, before))
+    with node_settings(node, **{setting: value}):
+        yield text
 
 
 def test_a_node_without_a_safe_file_is_a_fault_in_every_view(wrong_setting: str) -> None:
@@ -47,8 +46,5 @@ def test_a_node_without_a_file_exports_nothing_of_it(settings: Any) -> None:
     name = 'ringcache_queue_node_file_written{node="queue-a"}'
     assert metrics()[name] == 1
     node = project_queue().nodes[0]
-    node.call((b"CONFIG", b"SET", b"appendonly", b"no"))
-    try:
+    with node_settings(node, appendonly="no"):
         assert name not in metrics()
-    finally:
-        node.call((b"CONFIG", b"SET", b"appendonly", b"yes"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from io import StringIO
@@ -32,6 +33,7 @@ from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.telemetry.processes import report_this_process
 from cacheproject.services import Services
 from tests.commands import report_of
+from tests.node_settings import node_settings
 
 #: Runs ``manage.py ring`` with ``--json``, and returns its object.
 command = partial(report_of, "ring")
@@ -319,13 +321,10 @@ def test_status_shows_the_nodes_beside_the_ring(changing: RingCache, services: S
         ("ring-c", "up", "gutter"),
     ]
     spare = changing.client.nodes[2]
-    spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
-    try:
+    with node_settings(spare, maxmemory_policy="noeviction"):
         for task in ("relay", "tick"):
             record_run(task)
         [fault] = command("doctor", "--alias", "default", code=1)["faults"]
-    finally:
-        spare.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
     assert "node 'ring-c' refuses writes when it is full" in fault
 
 
@@ -373,11 +372,8 @@ def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
     """The fault names the alias, the node and the setting."""
     assert command("doctor") == {"faults": [], "details": [], "notes": [], "well": True}
     node = ring_cache.client.nodes[0]
-    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction"))
-    try:
+    with node_settings(node, maxmemory_policy="noeviction"):
         [fault] = command("doctor", "--alias", "default", code=1)["faults"]
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
     assert "set allkeys-lfu" in fault
 
 
@@ -385,11 +381,8 @@ def test_doctor_says_what_to_set(ring_cache: RingCache) -> None:
 def test_doctor_finds_nodes_that_evict_by_different_policies(ring_cache: RingCache) -> None:
     """Each of them alone is set up well."""
     node = ring_cache.client.nodes[0]
-    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru"))
-    try:
+    with node_settings(node, maxmemory_policy="allkeys-lru"):
         [fault] = command("doctor", code=1)["faults"]
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lfu"))
     assert "the nodes evict by different policies ('ring-a' allkeys-lru, 'ring-b' allkeys-lfu" in fault
 
 
@@ -412,16 +405,11 @@ def test_doctor_sees_what_the_page_sees(ring_cache: RingCache, services: Service
 def test_a_node_that_is_full_and_evicts_nothing_is_a_fault(ring_cache: RingCache) -> None:
     """It answers, so it is up: nothing else says why values that were just stored miss."""
     node = ring_cache.client.nodes[0]
-    [limit] = node.call((b"CONFIG", b"GET", b"maxmemory"))[1::2]
-    [policy] = node.call((b"CONFIG", b"GET", b"maxmemory-policy"))[1::2]
-    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction", b"maxmemory", b"1mb"))
-    try:
+    with node_settings(node, maxmemory_policy="noeviction", maxmemory="1mb"):
         faults = alias_figures("default").faults
         out = StringIO()
         with pytest.raises(SystemExit):
             call_command("ring", "status", stdout=out)
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory-policy", policy, b"maxmemory", limit))
     message = f"Node {node.name} of 'default' is full, so it refuses writes: it uses "
     assert [fault.kind for fault in faults if fault.message.startswith(message)] == ["node-refuses-writes"]
     assert f"not well: {message}" in out.getvalue()
@@ -440,16 +428,12 @@ def test_doctor_notes_a_node_that_evicts_many_keys(
     monkeypatch.setattr(ring_doctor.time, "sleep", fill)
     monkeypatch.setattr(evictions, "MIN_RATE_SECONDS", 0.0)
     monkeypatch.setattr(evictions, "_looks", {})
-    [limit] = node.call((b"CONFIG", b"GET", b"maxmemory"))[1::2]
-    node.call((b"CONFIG", b"SET", b"maxmemory", b"4mb"))
-    try:
+    with node_settings(node, maxmemory="4mb"):
         fill()
         node.call((b"CONFIG", b"RESETSTAT"))
         fill()
         [note] = command("doctor")["notes"]
-    finally:
         node.call((b"FLUSHALL",))
-        node.call((b"CONFIG", b"SET", b"maxmemory", limit))
     assert f"Node {node.name} of 'default' evicts " in note
     assert "keys a second, usually " in note
     assert "of 4.0\N{NO-BREAK SPACE}MB. Find what fills it" in note
@@ -532,7 +516,6 @@ def test_configure_sets_the_nodes_as_in_the_settings(settings: Any) -> None:
     options = block.get("OPTIONS", {}) | {"eviction": {"maxmemory": "200mb", "policy": "allkeys-lru"}}
     with override_settings(CACHES=settings.CACHES | {"default": block | {"OPTIONS": options}}):
         cache: Any = caches["default"]
-        before = [(node.name, node.call((b"CONFIG", b"GET", b"maxmemory*"))) for node in cache.client.nodes]
         report = command("configure", "--alias", "default", code=1)
         assert len(report["aliases"]["default"]) == 6
         assert report["aliases"]["default"][0] == {
@@ -542,14 +525,11 @@ def test_configure_sets_the_nodes_as_in_the_settings(settings: Any) -> None:
             "wanted": str(200 * 1024**2),
         }
         assert "has maxmemory-policy allkeys-lfu, not allkeys-lru" in str(command("doctor", code=1)["faults"])
-        try:
+        with ExitStack() as stack:
+            for node in cache.client.nodes:
+                stack.enter_context(node_settings(node, maxmemory="256mb", maxmemory_policy="allkeys-lfu"))
             assert command("configure", "--alias", "default", "--yes")["applied"] is True
             assert command("configure", "--alias", "default")["aliases"]["default"] == []
-        finally:
-            for node, (_, found) in zip(cache.client.nodes, before, strict=True):
-                values = dict(zip(found[::2], found[1::2], strict=True))
-                for name in (b"maxmemory", b"maxmemory-policy"):
-                    node.call((b"CONFIG", b"SET", name, values[name]))
 
 
 @pytest.mark.parametrize(

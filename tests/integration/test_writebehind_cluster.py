@@ -27,28 +27,24 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.cluster import Cluster, SlotMove
 from cacheproject.services import Services
 from tests.integration.write_behind import command, drain_all
+from tests.node_settings import cluster_settings
 from tests.shop.models import Meter
 from tests.waits import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+#: Those of a server that stores writes durably.
+QUEUE_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
 @pytest.fixture
 def queue(cluster: Cluster) -> Iterator[Callable[..., Any]]:
     """Returns settings of a queue on the cluster, whose servers write append-only files."""
-    set_files(cluster, "yes")
 
     def on_cluster(**options: Any) -> Any:
         return override_settings(WRITE_BEHIND={"nodes": cluster.url, "partitions": 2} | options)
 
-    yield on_cluster
-    set_files(cluster, "no")
-
-
-def set_files(cluster: Cluster, appendonly: str) -> None:
-    for name in cluster.names:
-        cluster.ask(name, "CONFIG", "SET", "appendonly", appendonly, "appendfsync", "always")
-        cluster.ask(name, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+    with cluster_settings(cluster, **QUEUE_SETTINGS):
+        yield on_cluster
 
 
 @pytest.fixture
@@ -198,7 +194,8 @@ def fail_over(services: Services, cluster: Cluster, primary: str) -> None:
 def restart(services: Services, cluster: Cluster, name: str) -> None:
     services.restart(name)
     cluster.wait_until_ok()
-    set_files(cluster, "yes")
+    for setting, value in QUEUE_SETTINGS.items():
+        cluster.ask(name, "CONFIG", "SET", setting, value)
 
 
 def try_to_add(meter: Meter) -> bool:

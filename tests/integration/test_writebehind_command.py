@@ -26,6 +26,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
 from tests.integration.write_behind import command, drain_all, one_partition
+from tests.node_settings import node_settings
 from tests.shop.models import Meter
 from tests.waits import wait_until
 
@@ -265,11 +266,8 @@ def test_status_reports_the_lag_while_a_server_is_down(meter: Meter, services: S
 def test_status_reports_a_queue_node_that_may_lose_writes(meter: Meter) -> None:
     """By its settings, with what to set instead."""
     node = project_queue().nodes[0]
-    node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru", b"appendonly", b"no"))
-    try:
+    with node_settings(node, maxmemory_policy="allkeys-lru", appendonly="no"):
         [first, second] = command("status", code=1)["faults"]
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory-policy", b"noeviction", b"appendonly", b"yes"))
     assert "set maxmemory-policy noeviction" in first
     assert "set appendonly yes" in second
 
@@ -360,12 +358,8 @@ def test_status_is_well_exactly_if_the_page_is(meter: Meter) -> None:
     assert command("status", "--max-parked=1", code=1)["exceeded"] == ["parked"]
     ParkedWrite.objects.all().delete()
     node = project_queue().nodes[0]
-    node.call((b"CONFIG", b"SET", b"maxmemory", b"1mb"))
-    try:
-        with pytest.raises(RingCacheError):
-            Meter.behind.update(meter.pk, count=F("count") + 2)
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
+    with node_settings(node, maxmemory="1mb"), pytest.raises(RingCacheError):
+        Meter.behind.update(meter.pk, count=F("count") + 2)
     [fault] = queue_figures().faults
     assert command("status", code=1)["faults"] == [fault.message]
     out = StringIO()

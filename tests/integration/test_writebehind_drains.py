@@ -33,6 +33,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import flush, restart_queue
 from tests.integration.write_behind import command, drain_all, one_partition, restore_keys, saved_keys
+from tests.node_settings import node_settings
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -410,14 +411,11 @@ def test_a_node_without_free_memory_cannot_serve(meter: Meter, monkeypatch: pyte
     monkeypatch.setattr(Meter.behind.rows, "updates_only", True)
     node = project_queue().nodes[0]
     add_one(meter)
-    node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))
-    try:
+    with node_settings(node, maxmemory="1"):
         with one_partition(), pytest.raises(NodeUnavailableError, match="node 'queue-a' cannot serve: OOM"):
             Meter.behind.update(meter.pk, count=F("count") + 1)
         with one_partition(on_unavailable="write_through"):
             Meter.behind.update(meter.pk, count=F("count") + 5)
-    finally:
-        node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 5
 
 
@@ -429,13 +427,10 @@ def test_a_node_over_its_memory_is_drained(meter: Meter, durability: str) -> Non
         add_one(meter)
         writebehind.seal_dirty()
         add_one(meter)
-        node.call((b"CONFIG", b"SET", b"maxmemory", b"1"))
-        try:
+        with node_settings(node, maxmemory="1"):
             tick()
             tick()
             assert writebehind.dirty_partitions() == []
-        finally:
-            node.call((b"CONFIG", b"SET", b"maxmemory", b"0"))
     assert count_of(meter) == 2
     assert set(saved_keys()) == {
         project_queue().context.meta(PARTITION),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cacheproject.cluster import Cluster
+from tests.node_settings import cluster_settings
 from tests.waits import wait_until
 
 __all__ = ["unserved"]
@@ -15,20 +16,16 @@ __all__ = ["unserved"]
 def unserved(cluster: Cluster, slot: int) -> Iterator[None]:
     """Take a slot from its owner; the cluster serves the others. Give it back at the end."""
     owner = cluster.primary_of(slot)
-    _demand_all_slots(cluster, "no")
     try:
-        wait_until(lambda: _is_unserved(cluster, slot))
-        yield
+        with cluster_settings(cluster, cluster_require_full_coverage="no"):
+            try:
+                wait_until(lambda: _is_unserved(cluster, slot))
+                yield
+            finally:
+                cluster.ask(owner, "CLUSTER", "ADDSLOTS", slot)
+                cluster.wait_until_agreed(slot, owner)
     finally:
-        cluster.ask(owner, "CLUSTER", "ADDSLOTS", slot)
-        cluster.wait_until_agreed(slot, owner)
-        _demand_all_slots(cluster, "yes")
         cluster.wait_until_ok()
-
-
-def _demand_all_slots(cluster: Cluster, value: str) -> None:
-    for name in cluster.names:
-        cluster.ask(name, "CONFIG", "SET", "cluster-require-full-coverage", value)
 
 
 def _is_unserved(cluster: Cluster, slot: int) -> bool:

@@ -6,7 +6,6 @@ Each removes one line, of Python or of a script.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 import pytest
@@ -27,24 +26,16 @@ from tests.interleavings.scenario import Scenario
 from tests.interleavings.search import explore
 from tests.interleavings.test_schedules import FAILS, SCENARIOS
 from tests.interleavings.writers import StrictWriter
+from tests.mutations.scripts import change_script
 from tests.mutations.test_mutants import is_caught
 
 Call = Callable[..., Any]
 Patch = pytest.MonkeyPatch
 
 
-def change_script(patch: Patch, name: str, line: bytes, changed: bytes) -> None:
-    """Change a line of one of the scripts of ``set``."""
-    script = copy(getattr(set_module, name))
-    assert script.source.count(line) == 1
-    script.source = script.source.replace(line, changed)
-    script.__dict__.pop("sha", None)
-    patch.setattr(set_module, name, script)
-
-
 def a_touch_that_removes_a_quarantine(patch: Patch) -> None:
     """The value of a strict row in flight is expired, and its quarantine with it."""
-    change_script(patch, "_TOUCH", b"'^[LQ]'", b"'^[L]'")
+    change_script(patch, set_module, "_TOUCH", b"'^[LQ]'", b"'^[L]'")
 
 
 def an_addition_without_comparing(patch: Patch) -> None:
@@ -97,7 +88,7 @@ def test_the_explorer_catches_the_mutant(
 
 def test_a_touch_that_removes_a_lease(ring_cache: RingCache, call: Call, monkeypatch: Patch) -> None:
     """The value that is being loaded would not be stored."""
-    change_script(monkeypatch, "_TOUCH", b"'^[LQ]'", b"'^[Q]'")
+    change_script(monkeypatch, set_module, "_TOUCH", b"'^[LQ]'", b"'^[Q]'")
     test = test_backend.test_a_lease_or_quarantine_is_a_miss_to_every_method
     assert is_caught(test, ring_cache, call, lease_record(bytes(16)))
 
@@ -105,7 +96,9 @@ def test_a_touch_that_removes_a_lease(ring_cache: RingCache, call: Call, monkeyp
 @pytest.mark.parametrize("name", ["add", "touch"])
 def test_a_verdict_that_holds_for_any_tags(ring_cache: RingCache, monkeypatch: Patch, name: str) -> None:
     """A value that is loaded while the tags of the old one are checked is taken for the old one."""
-    change_script(monkeypatch, f"_{name.upper()}", b"string.sub(verdict, 2) ~= tags", b"verdict == ''")
+    change_script(
+        monkeypatch, set_module, f"_{name.upper()}", b"string.sub(verdict, 2) ~= tags", b"verdict == ''"
+    )
     test = test_tags.test_a_value_that_is_loaded_while_tags_are_checked_is_checked_too
     assert is_caught(test, ring_cache, void_key(ring_cache), name)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -35,6 +34,7 @@ from tests.interleavings.scenario import Scenario
 from tests.interleavings.search import explore
 from tests.interleavings.world import KEY
 from tests.interleavings.writers import CrashingWriter, StrictWriter, Writer
+from tests.mutations.scripts import change_script
 
 Patch = pytest.MonkeyPatch
 OLD = ((b"SET", KEY, b"0", b"PX", b"60000"),)
@@ -214,11 +214,8 @@ class TestStack:
 
     def test_quarantine_deleted_by_a_reader(self, ring_cache: RingCache, monkeypatch: Patch) -> None:
         """A reader deletes a quarantine that it meets, although it expires: it is a writer's."""
-        script = lease_module._DELETE_ENDLESS
-        source = script.source.replace(b"redis.call('PTTL', KEYS[1]) == -1", b"true")
-        assert source != script.source
-        monkeypatch.setattr(script, "source", source)
-        monkeypatch.setattr(script, "sha", sha1(source, usedforsecurity=False).hexdigest())
+        endless = b"redis.call('PTTL', KEYS[1]) == -1"
+        change_script(monkeypatch, lease_module, "_DELETE_ENDLESS", endless, b"true")
         test: Callable[..., None] = test_endless_records.test_a_reader_leaves_it_if_it_expires
         assert is_caught(test, ring_cache, b"Q" + bytes(16))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +52,7 @@ from tests.integration import (
     test_writebehind_versions,
     test_writebehind_waiting,
 )
+from tests.mutations.scripts import change_script
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Meter
 
@@ -226,19 +226,10 @@ def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monk
     )
 
 
-def without_line(module: Any, name: str, line: bytes, instead: bytes, monkeypatch: Patch) -> None:
-    """Replace one line of a module's script."""
-    script = copy(getattr(module, name))
-    assert script.source.count(line) == 1
-    script.source = script.source.replace(line, instead)
-    script.__dict__.pop("sha", None)
-    monkeypatch.setattr(module, name, script)
-
-
 def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
     """A slow worker deletes another batch that got the number of its own."""
     compared = b"if redis.call('HGET', meta, 'seal:' .. ARGV[2]) == ARGV[6] then"
-    without_line(seal, "_CLOSE", compared, b"if true then", monkeypatch)
+    change_script(monkeypatch, seal, "_CLOSE", compared, b"if true then")
     assert is_caught(
         test_writebehind_repair.test_a_late_close_deletes_no_other_batch_of_the_same_number,
         meter,
@@ -248,7 +239,7 @@ def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
 
 def test_number_of_partitions_not_compared_by_writes(monkeypatch: Patch) -> None:
     """A write that arrives after the number was changed is queued in a partition of the old number."""
-    without_line(fold, "_FOLD", b"if partitions ~= expected then", b"if not partitions then", monkeypatch)
+    change_script(monkeypatch, fold, "_FOLD", b"if partitions ~= expected then", b"if not partitions then")
     rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
     test = test_writebehind_partitions.test_a_write_that_arrives_after_the_change_is_in_its_partition
     assert is_caught(test, rows, 16)
@@ -264,7 +255,7 @@ def test_numbers_not_given_back(meters: list[Meter], urls: dict[str, str], monke
 def test_number_exchanged_for_any_other(meters: list[Meter], monkeypatch: Patch) -> None:
     """A change that fails overwrites the number that another process has set."""
     compared = b"if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then"
-    without_line(counts, "_EXCHANGE", compared, b"if false then", monkeypatch)
+    change_script(monkeypatch, counts, "_EXCHANGE", compared, b"if false then")
     assert is_caught(test_writebehind_partitions.test_a_change_does_not_undo_that_of_another_process, meters)
 
 
@@ -470,7 +461,7 @@ def test_table_not_asked_for_its_types(deploys: Any, monkeypatch: Patch) -> None
 )
 def test_columns_of_other_versions_not_known(deploys: Any, behaviour: Any, monkeypatch: Patch) -> None:
     """A deletion and a creation see only the columns of their own version of the code."""
-    without_line(fold, "_FOLD", b"know(row .. column .. '\\0')", b"", monkeypatch)
+    change_script(monkeypatch, fold, "_FOLD", b"know(row .. column .. '\\0')", b"")
     assert is_caught(behaviour, *([5] if "deletion" in behaviour.__name__ else []), deploys)
 
 

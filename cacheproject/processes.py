@@ -87,9 +87,10 @@ def run_with_services(arguments: Sequence[str], services: Mapping[str, Any]) -> 
         services: The arguments of ``Services``.
     """
     with Services(**services) as started:
+        named = {name: value for name, value in started.env().items() if not os.environ.get(name)}
         child = subprocess.Popen(
             [sys.executable, MANAGE, *arguments],
-            env=started.env() | os.environ,
+            env=os.environ | named,
             preexec_fn=die_with(os.getpid(), signal.SIGTERM),  # noqa: PLW1509  # it only makes a system call
         )
         while True:

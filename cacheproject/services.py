@@ -172,8 +172,10 @@ class Services:
     def kill(self, name: str) -> None:
         """End a server at once, like a power cut."""
         process = self._process(name)
+        children = _children(process)
         process.kill()
         process.wait()
+        _signal_each(children, signal.SIGCONT)  # a child of Postgres ends by itself, unless it is suspended
 
     def stop(self, name: str) -> None:
         """Suspend a server: it keeps its connections and answers nothing."""
@@ -189,10 +191,7 @@ class Services:
         """Send a signal to a server and to its children; Postgres has one for each connection."""
         process = self._process(name)
         process.send_signal(number)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        for pid in children.read_text().split() if children.exists() else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), number)
+        _signal_each(_children(process), number)
 
     def restart(self, name: str) -> None:
         """Start a server again on its old port; a queue node reads its file, a ring node is empty."""
@@ -221,10 +220,10 @@ class Services:
         atexit.unregister(self.close)
         for cluster in filter(None, (self.cluster, self.queue_cluster)):
             cluster.close()
-        for server in self._servers.values():
+        for name, server in self._servers.items():
             if server.process is not None and server.is_running:
                 server.process.send_signal(server.stop_signal)
-                server.process.send_signal(signal.SIGCONT)
+                self._signal_all(name, signal.SIGCONT)  # what is suspended cannot end
         for server in self._servers.values():
             server.end()
         self._servers.clear()
@@ -283,6 +282,18 @@ class Services:
             message = f"no service {name!r}; there are {', '.join(self._servers)}"
             raise KeyError(message)
         return server.process
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the process ids of the children of a server; none where there is no ``/proc``."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+
+def _signal_each(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _names(kind: str, count: int | Literal["cluster"]) -> list[str]:

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,6 +67,22 @@ def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None
         assert ping(url)
         with pytest.raises(KeyError, match="no service 'ring-z'; there are ring-a"):
             services.kill("ring-z")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_suspended_postgres_ends_with_the_processes_of_its_connections(is_killed: bool) -> None:
+    """They are suspended too, and a suspended process cannot end."""
+    with ExitStack() as connections, Services(ring=0, queue=0) as services:
+        connection = connections.enter_context(closing(psycopg.connect(str(services.database_url))))
+        children = children_of(services._process("postgres").pid)
+        assert connection.info.backend_pid in children
+        watched = [os.pidfd_open(child) for child in children]
+        services.stop("postgres")
+        if is_killed:
+            services.kill("postgres")
+        else:
+            services.close()
+        assert ended(watched)
 
 
 def test_another_user_of_the_machine_has_no_access() -> None:

@@ -238,22 +238,24 @@ def main() -> None:
     )
     only = parser.parse_args().only
     left_out: list[str] = []
+    found = {cell.name: cell for cell in cells(left_out)}
+    chosen = [name for name in found if only.lower() in name.lower()]
+    if not chosen:
+        parser.error(f"no cell has {only!r} in its name; there are:\n" + "\n".join(found))
     stored = _stored()
     outcomes: dict[str, Outcome] = {}
-    is_well = True
-    for cell in cells(left_out):
-        if only.lower() in cell.name.lower():
-            print(f"== {cell.name}", flush=True)
-            outcomes[cell.name] = run(cell)
-            is_well = is_well and not outcomes[cell.name].failed
-        elif cell.name in stored:
-            outcomes[cell.name] = stored[cell.name]
+    for name, cell in found.items():
+        if name in chosen:
+            print(f"== {name}", flush=True)
+            outcomes[name] = run(cell)
+        elif name in stored:
+            outcomes[name] = stored[name]
         else:
-            left_out.append(f"{cell.name}: not run yet")
+            left_out.append(f"{name}: not run yet")
     RESULTS.write_text(json.dumps({name: asdict(each) for name, each in outcomes.items()}, indent=1) + "\n")
     PAGE.write_text(text := page(outcomes, left_out))
     print(text)
-    sys.exit(not is_well)
+    sys.exit(any(outcomes[name].failed for name in chosen))
 
 
 def _stored() -> dict[str, Outcome]:

@@ -110,6 +110,20 @@ def test_a_run_of_some_cells_keeps_the_results_of_the_others(
     assert "gone" not in matrix.PAGE.read_text()
 
 
+def test_a_word_that_is_in_no_name_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an error that lists the cells; the page stays as it is."""
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "matrix.md")
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "matrix.json")
+    monkeypatch.setattr(matrix, "cells", lambda _: [matrix.Cell(OURS, "Redis 8", "Postgres 18", ())])
+    monkeypatch.setattr("sys.argv", ["matrix", "--only", "rediss"])
+    with pytest.raises(SystemExit, match="2"):
+        matrix.main()
+    assert "no cell has 'rediss' in its name; there are:\nPython" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_is_known_by_its_own_name(tmp_path: Path) -> None:
     """Debian's ``redis-server`` may be a Valkey; a file that is not a server has no name."""
     assert matrix.node_version(script(tmp_path, "Valkey server v=8.0.1 sha=0 bits=64")) == "Valkey 8.0.1"

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
@@ -61,8 +61,6 @@ class Cluster:
     Attributes:
         ring: The owner of each slot.
         nodes: The nodes of the client.
-        shards: The shards by their index in ``nodes``. Indexes stay valid, so one that has lost its slots
-            stays, until a new shard takes its place.
         on_node: Called with index and shard, for each shard, before it is used.
         rehome: Called before slots get other owners; None: nothing depends on the owners.
         on_change: Called when slots have got other owners.
@@ -83,8 +81,8 @@ class Cluster:
         self._clock = clock
         self._address_map = address_map or (lambda host, port: (host, port))
         self._reader = TopologyReader(address, timeouts, password, self._address_map)
-        self._members = Members([] if nodes is None else nodes, self._new_node)
-        self.nodes, self.shards = self._members.nodes, self._members.shards
+        self._members = Members([] if nodes is None else nodes, self._new_node, self._prepare)
+        self.nodes = self._members.nodes
         self.ring = ClusterRing(len(self.nodes))
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
@@ -102,14 +100,24 @@ class Cluster:
         self._members.add()
         _CLUSTERS.add(self)
 
-    def _new_node(self, index: int) -> ShardNode:
+    def _new_node(self) -> ShardNode:
         address = NodeAddress(
             self._address.endpoint, 1.0, self._address.node_url("cluster", 1), self._password
         )
         node = ShardNode(self, address, *self._timeouts, self._clock)
         node.endpoint = ENDPOINT
-        self.on_node(index, node)
         return node
+
+    def _prepare(self, index: int, node: ShardNode) -> None:
+        self.on_node(index, node)
+
+    @property
+    def shards(self) -> Mapping[int, ShardNode]:
+        """The shards by their index in ``nodes``, at present.
+
+        Indexes stay valid, so one that has lost its slots stays, until a new shard takes its place.
+        """
+        return self._members.shards
 
     def load(self) -> None:
         """Read the topology if it was not read yet.
@@ -163,10 +171,13 @@ class Cluster:
 
     def reload_soon(self) -> None:
         """Read the topology in another thread, unless one does so already."""
-        if self._reloader is None or not self._reloader.is_alive():
-            self._reloader = threading.Thread(target=self.try_reload, name="ringcache-cluster", daemon=True)
+        reloader = self._reloader
+        if reloader is None or not reloader.is_alive():
+            # A local name: another thread may do the same at the same time, and a thread starts only once
+            reloader = threading.Thread(target=self.try_reload, name="ringcache-cluster", daemon=True)
+            self._reloader = reloader
             try:
-                start_thread(self._reloader)
+                start_thread(reloader)
             except RuntimeError as error:
                 raise_interrupt(error)
                 if not is_thread_refused(error):

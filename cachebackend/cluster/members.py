@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import Server, Shard
@@ -16,27 +16,35 @@ class Members:
 
     Args:
         nodes: The nodes of the client, to which the shards are added.
-        new_node: Returns a new shard, which gets the given index.
+        new_node: Returns a new shard.
+        prepare: Prepares a new shard, with its index, before it is used.
 
     Attributes:
         nodes: The nodes of the client.
         shards: The shards by their index in ``nodes``. Indexes stay valid, so one that has lost its slots
-            stays, until a new shard takes its place.
+            stays, until a new shard takes its place. A new dict replaces it when a shard is added, because
+            other threads may iterate over it.
     """
 
-    def __init__(self, nodes: list[Node], new_node: Callable[[int], ShardNode]) -> None:
+    def __init__(
+        self,
+        nodes: list[Node],
+        new_node: Callable[[], ShardNode],
+        prepare: Callable[[int, ShardNode], None],
+    ) -> None:
         self.nodes = nodes
-        self.shards: dict[int, ShardNode] = {}
-        self._new_node = new_node
+        self.shards: Mapping[int, ShardNode] = {}
+        self._new_node, self._prepare = new_node, prepare
         #: The index of the shard of each server that was ever seen, by the server's ID.
         self._shard_of: dict[str, int] = {}
 
     def add(self) -> int:
         """Add a shard without a primary; return its index."""
-        index = len(self.nodes)
-        node = self._new_node(index)
-        self.shards[index] = node
+        node = self._new_node()
         self.nodes.append(node)
+        index = self.nodes.index(node)  # another cluster of the client may have added one meanwhile
+        self._prepare(index, node)
+        self.shards = {**self.shards, index: node}
         return index
 
     def follow(self, shards: Sequence[Shard], owners: Sequence[int]) -> list[tuple[int, Shard]]:

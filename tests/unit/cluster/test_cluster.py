@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
 
-from cachebackend.cluster import Cluster
+from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Topology
 from cachebackend.errors import RedirectedError
+from cachebackend.node import Node
+from cachebackend.options import ClusterAddress
 from cachebackend.ring import cluster_slot
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
@@ -85,6 +90,66 @@ def test_a_server_that_imports_its_first_slots_keeps_its_index(cluster: Cluster)
     cluster._apply(topology((A, [C], [(0, 9)]), (B, [D], [HIGH]), (E, [], [(10, HALF - 1)])))
     assert names(cluster) == ["a.test:7000", "b.test:7000", "f.test:7000", "e.test:7000"]
     assert held(cluster) == [False, False, False, True]
+
+
+def test_a_shard_may_be_added_while_a_thread_looks_at_the_others(cluster: Cluster) -> None:
+    """A redirection to a new server adds one; another thread looks for the server of its own redirection."""
+    seen = []
+    for index in cluster.shards:
+        cluster._members.add()
+        seen.append(index)
+    assert (seen, len(cluster.shards)) == ([0, 1], 4)
+
+
+def test_two_clusters_of_a_client_add_nodes_at_the_same_time() -> None:
+    """While a ring changes from a cluster to another one."""
+    nodes: list[Node] = []
+    first, second = (
+        Cluster(ClusterAddress(((host, 1),)), (0.1, 0.1), SYSTEM_CLOCK, nodes=nodes) for host in "ab"
+    )
+    new_node = first._members._new_node
+
+    def while_another_is_added() -> ShardNode:
+        second._members.add()
+        return new_node()
+
+    first._members._new_node = while_another_is_added
+    first._members.add()
+    for cluster in (first, second):
+        assert all(nodes[index] is shard for index, shard in cluster.shards.items())
+    assert sorted([*first.shards, *second.shards]) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def many_switches() -> Iterator[None]:
+    """Threads interrupt each other very often."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_threads_that_are_redirected_together_start_one_reader() -> None:
+    """Or two, of which one waits; none of them raises an error."""
+    cluster = Cluster(ClusterAddress((("seed.test", 7000),)), (0.1, 0.1), SYSTEM_CLOCK)
+    cluster.try_reload = lambda: None  # type: ignore[method-assign]
+    barrier, errors = threading.Barrier(8), list[Exception]()
+
+    def redirect() -> None:
+        for _ in range(100):
+            barrier.wait()
+            try:
+                cluster.reload_soon()
+            except Exception as error:  # noqa: BLE001  # the test shows it
+                errors.append(error)
+
+    threads = [threading.Thread(target=redirect) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
 
 
 def test_a_server_without_slots_is_asked_last_for_the_topology(

@@ -70,7 +70,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def node_of(clock: Clock, *shards: Shard) -> tuple[SlotNode, Cluster]:
     cluster = Cluster(ClusterAddress((("seed", 7000),)), (0.1, 0.1), clock)
-    cluster.shards = dict(enumerate(shards))  # type: ignore[arg-type]  # stand-ins
+    cluster._members.shards = dict(enumerate(shards))  # type: ignore[arg-type]  # stand-ins
     return SlotNode(cluster, "q0", 1.0, clock), cluster
 
 

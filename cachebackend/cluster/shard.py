@@ -72,6 +72,8 @@ class ShardNode(Node):
         self._cluster = cluster
         #: The present primary; None: the topology was not read yet.
         self.server: Server | None = None
+        #: The last primary for which ``become`` has run to its end: a signal handler may raise in it.
+        self._became: Server | None = None
         #: The primary that has got the deletes that others missed; only a probe connects to another one.
         self._served: Server | None = None
         #: The primary to which the present probe replays deletes.
@@ -123,7 +125,7 @@ class ShardNode(Node):
         A probe that began before 2 has replayed to the old primary, so it cannot close the breaker.
         """
         self.replicas = shard.replicas
-        former = self.server
+        former = self._became
         if shard.primary == former:
             return
         self.server = shard.primary
@@ -131,16 +133,23 @@ class ShardNode(Node):
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()
-        if former is None or not former.id or self.breaker is None:
+        is_same = former is not None and former == shard.primary._replace(id="")  # its ID is known now
+        if former is None or is_same or self.replay is None:
             self._served = self.server
         else:
             self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
         if self.on_moved is not None:
             self.on_moved()
+        self._became = self.server
 
     def hold(self, reason: str) -> None:
-        """Eject the node until it has got the deletes that it missed; start to replay them."""
-        if self.breaker is not None and self.breaker.hold(NodeUnavailableError(reason)):
+        """Eject the node until it has got the deletes that it missed; start to replay them.
+
+        The queue has none, so its nodes serve at once.
+        """
+        if self.replay is None or self.breaker is None:
+            return
+        if self.breaker.hold(NodeUnavailableError(reason)):
             self._start_probe()
 
     def call(self, command: Command) -> Reply:

@@ -8,7 +8,7 @@ from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.node.breaker import Breaker
 from cachebackend.options import ClusterAddress
-from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, topology
+from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, NothingMissed, topology
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(cluster, "reload_soon", lambda: None)
 
     def prepare(_: int, node: ShardNode) -> None:
-        node.breaker = Breaker(node.name, SYSTEM_CLOCK)
+        node.breaker, node.replay = Breaker(node.name, SYSTEM_CLOCK), NothingMissed()
 
     prepare(0, cluster.nodes[0])
     cluster.on_node = prepare

@@ -92,6 +92,17 @@ def test_a_server_that_imports_its_first_slots_keeps_its_index(cluster: Cluster)
     assert held(cluster) == [False, False, False, True]
 
 
+def test_another_server_in_the_place_of_one_that_imports_gets_first_what_it_missed(cluster: Cluster) -> None:
+    """The former primary A may have been a replica meanwhile."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    assert cluster.add_target(cluster.shards[1], RedirectedError.read("ASK 5061 e.test:7000")) == 0
+    breaker = cluster.shards[0].breaker
+    assert breaker is not None
+    breaker.close()
+    cluster._apply(topology((B, [D], [HIGH]), (A, [], [LOW])))
+    assert (names(cluster), held(cluster)) == (["a.test:7000", "b.test:7000"], [True, False])
+
+
 def test_a_shard_may_be_added_while_a_thread_looks_at_the_others(cluster: Cluster) -> None:
     """A redirection to a new server adds one; another thread looks for the server of its own redirection."""
     seen = []

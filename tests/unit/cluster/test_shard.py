@@ -18,6 +18,7 @@ from cachebackend.node import Node
 from cachebackend.node.breaker import Breaker
 from cachebackend.options import NodeAddress
 from cachebackend.protocol.ring.node_deletes import delete_command
+from tests.unit.cluster.shards import NothingMissed
 
 
 class Topologies:
@@ -127,7 +128,7 @@ A, B = Server("a", "a.test", 7000), Server("b", "b.test", 7000)
 def promoted(shard: ShardNode, monkeypatch: pytest.MonkeyPatch) -> ShardNode:
     """A shard whose replica B was promoted; its probe has not run."""
     monkeypatch.setattr(ShardNode, "_start_probe", lambda self: None)
-    shard.breaker = Breaker("a", SYSTEM_CLOCK)
+    shard.breaker, shard.replay = Breaker("a", SYSTEM_CLOCK), NothingMissed()
     shard.become(Shard(A, (B,), ()))
     shard.become(Shard(B, (), ()))
     return shard
@@ -155,6 +156,39 @@ def test_a_replay_to_the_old_primary_does_not_serve_the_new_one(promoted: ShardN
     breaker = promoted.breaker
     assert breaker is not None
     assert breaker.is_open
+
+
+def test_a_promotion_that_a_signal_handler_interrupts_is_followed_again(
+    promoted: ShardNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connections to the old primary are not used any more, and the new one is not served yet."""
+    renewed: list[str] = []
+
+    def renew(shard: ShardNode) -> None:
+        renewed.append(shard.name)
+        if len(renewed) == 1:
+            raise KeyboardInterrupt
+
+    breaker = promoted.breaker
+    assert breaker is not None
+    breaker.close()
+    promoted.become(Shard(B, (), ()))
+    assert (breaker.is_open, renewed) == (False, [])  # it was followed to the end
+    monkeypatch.setattr(ShardNode, "renew_connections", renew)
+    with pytest.raises(KeyboardInterrupt):
+        promoted.become(Shard(A, (), ()))
+    promoted.become(Shard(A, (), ()))
+    assert (renewed, breaker.is_open) == (["a.test:7000"] * 2, True)
+    assert "it has taken over from b.test:7000" in breaker.state.error
+
+
+def test_a_shard_without_deletes_to_replay_serves_a_promoted_server_at_once(shard: ShardNode) -> None:
+    """The queue has none."""
+    shard.breaker = Breaker("a", SYSTEM_CLOCK)
+    shard.become(Shard(A, (B,), ()))
+    shard.become(Shard(B, (), ()))
+    shard.hold("slots have moved to it")
+    assert (shard.breaker.is_open, shard.primary()) == (False, ("b.test", 7000))
 
 
 def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(

@@ -67,12 +67,13 @@ def follow(table: Table, asked: ShardNode, commands: Sequence[Command], replies:
         commands: The commands.
         replies: Its replies.
     """
+    servers = [asked] * len(replies)
     for _ in range(MAX_REDIRECTIONS):
         if RedirectedError not in map(type, replies):
             return replies
-        if not _knows_all(table, asked, replies):
+        if not _knows_all(table, servers, replies):
             table.try_reload()
-        for (node, is_ask), positions in _groups(table, asked, replies).items():
+        for (node, is_ask), positions in _groups(table, servers, replies).items():
             batch = _batch(commands, positions, is_ask=is_ask)
             _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
     return _given_up(replies)
@@ -82,37 +83,48 @@ async def follow_async(
     table: Table, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]
 ) -> list[Reply]:
     """Return what ``follow`` returns, in the running event loop."""
+    servers = [asked] * len(replies)
     for _ in range(MAX_REDIRECTIONS):
         if RedirectedError not in map(type, replies):
             return replies
-        if not _knows_all(table, asked, replies):
+        if not _knows_all(table, servers, replies):
             await call_in_thread(table.try_reload)
-        for (node, is_ask), positions in _groups(table, asked, replies).items():
+        for (node, is_ask), positions in _groups(table, servers, replies).items():
             batch = _batch(commands, positions, is_ask=is_ask)
             _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
     return _given_up(replies)
 
 
-def _knows_all(table: Table, asked: ShardNode, replies: Sequence[Reply]) -> bool:
-    redirections = (reply for reply in replies if isinstance(reply, RedirectedError))
-    return all(table.target(asked, redirection) is not None for redirection in redirections)
+def _knows_all(table: Table, servers: Sequence[ShardNode], replies: Sequence[Reply]) -> bool:
+    return all(
+        table.target(server, reply) is not None
+        for server, reply in zip(servers, replies, strict=True)
+        if isinstance(reply, RedirectedError)
+    )
 
 
-def _groups(table: Table, asked: ShardNode, replies: list[Reply]) -> _Groups:
-    """Return where to send redirected commands; the reply to one that has no target becomes an error."""
+def _groups(table: Table, servers: list[ShardNode], replies: list[Reply]) -> _Groups:
+    """Return where to send redirected commands; the reply to one that has no target becomes an error.
+
+    Args:
+        table: The cluster.
+        servers: The shard that has answered each command; set to the one that it is sent to now.
+        replies: The replies.
+    """
     groups: _Groups = {}
     for position, reply in enumerate(replies):
         if not isinstance(reply, RedirectedError):
             continue
-        index = table.target(asked, reply)
+        index = table.target(servers[position], reply)
         if index is None and not reply.is_moved:
-            index = table.add_target(asked, reply)
+            index = table.add_target(servers[position], reply)
         if index is None:
             replies[position] = _failure("redirected a command to a server that its table does not have")
             continue
         if reply.is_moved:
             table.note_moved(reply.slot, index)
-        groups.setdefault((table.shards[index], not reply.is_moved), []).append(position)
+        servers[position] = table.shards[index]
+        groups.setdefault((servers[position], not reply.is_moved), []).append(position)
     return groups
 
 

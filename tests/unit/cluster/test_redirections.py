@@ -107,6 +107,22 @@ def test_a_redirection_without_a_host_means_the_host_that_was_asked(
     assert answers.sent == [("a.test:7001", [GET])]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_second_redirection_without_a_host_means_the_host_that_was_asked_last(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """The slot has moved on."""
+    monkeypatch.setattr(cluster, "reload", lambda: None)
+    on_b = Server("e", "b.test", 7001)
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, HALF)]), (on_b, [], [(HALF + 1, HIGH[1])])))
+    for shard in cluster.shards.values():
+        assert shard.breaker is not None
+        shard.breaker.close()
+    answers = Answers(monkeypatch, [RedirectedError.read("MOVED 5061 :7001")], [b"1"])
+    assert follow(cluster, [MOVED_TO_B], is_async=is_async) == [b"1"]
+    assert answers.sent == [("b.test:7000", [GET]), ("b.test:7001", [GET])]
+
+
 def test_a_redirection_to_an_address_that_cannot_be_translated_is_an_error_of_the_server(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

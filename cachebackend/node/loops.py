@@ -22,10 +22,12 @@ __all__ = ["LoopConnections"]
 class _LoopState:
     """The connection of one event loop to a node, and what belongs to it."""
 
-    __slots__ = ("closer", "connection", "failure", "opening")
+    __slots__ = ("closer", "connection", "failure", "generation", "opening")
 
     def __init__(self) -> None:
         self.connection: MultiplexedConnection | None = None
+        #: The generation of the node's connections that it belongs to.
+        self.generation = 0
         self.opening = asyncio.Lock()
         #: The error of the last attempt to connect; None: it was successful.
         self.failure: Exception | None = None
@@ -40,13 +42,14 @@ class LoopConnections:
         self._handshake = handshake
         self._timeout = timeout
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
+        self._generation = 0
 
     def current(self) -> MultiplexedConnection | None:
         """Return the running loop's connection; None if it is not open."""
         state = self._loops.get(asyncio.get_running_loop())
-        if state is None or state.connection is None or not state.connection.is_usable:
+        if state is None or state.connection is None or state.generation != self._generation:
             return None
-        return state.connection
+        return state.connection if state.connection.is_usable else None
 
     async def open(self) -> MultiplexedConnection:
         """Return the running loop's connection; connect if it is not open.
@@ -66,12 +69,15 @@ class LoopConnections:
                 return connection
             if state.failure is not None and state.failure is not earlier_failure:
                 raise state.failure
+            if state.connection is not None:
+                state.connection.retire()
+            generation = self._generation  # before the address is looked up: it may change meanwhile
             try:
                 connection = await MultiplexedConnection.open(self._handshake, self._timeout)
             except CONNECTION_ERRORS as error:
                 state.failure = error
                 raise
-            state.connection, state.failure = connection, None
+            state.connection, state.generation, state.failure = connection, generation, None
             if state.closer is None:
                 state.closer = self._close_with_loop(state)
                 await anext(state.closer)
@@ -79,6 +85,7 @@ class LoopConnections:
 
     def retire(self) -> None:
         """Use new connections from now on; the present ones are closed when their replies have arrived."""
+        self._generation += 1
         for loop, state in list(self._loops.items()):  # other threads add and remove loops meanwhile
             connection = state.connection
             if connection is not None and not loop.is_closed():

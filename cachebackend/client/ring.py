@@ -93,34 +93,27 @@ class RingClient(SingleKeyClient):
         for index, node in enumerate(self.nodes):
             self._prepare(index, node)
         for cluster in self.clusters:
-            cluster.on_node, cluster.rehome = self._add, partial(self._rehome, cluster)
+            cluster.on_node, cluster.rehome = self._prepare, partial(self._rehome, cluster)
+            cluster.on_asked = self.context.drop_near
             if self._trackings is not None:
                 cluster.on_change = self._trackings.update
         CLIENTS.add(self)
 
     def _prepare(self, index: int, node: Node) -> None:
         """Prepare a node of the ring for use."""
-        if isinstance(
-            node, ShardNode
-        ):  # a replica is promoted soon: one failure is enough, probes are frequent
-            node.breaker = Breaker(
-                node.name, self.context.clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True
-            )
+        clock = self.context.clock
+        if isinstance(node, ShardNode):
+            # A replica is promoted soon, so one failure is enough, and probes are frequent
+            node.breaker = Breaker(node.name, clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True)
             node.on_moved = partial(self._moved, index)
             node.on_postponed = self.context.missed.postpone
         else:
-            node.breaker = Breaker(node.name, self.context.clock)
+            node.breaker = Breaker(node.name, clock)
         # Beside a cluster, plain nodes are those of the other ring, and have no replicas
         is_replicated = node.handshake.may_move or not self.clusters
         if is_replicated and (wait := self.context.options.wait_replicas):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
-
-    def _add(self, index: int, node: ShardNode) -> None:
-        """Prepare a shard that the cluster has got."""
-        self._prepare(index, node)
-        if self._trackings is not None:
-            self._trackings.node_added()
 
     def _moved(self, index: int) -> None:
         """Handle a shard that has got another primary."""

@@ -62,13 +62,8 @@ class Trackings:
                     return  # the next read tries again; until then no copies of this node are stored
             self._is_started = True
 
-    def node_added(self) -> None:
-        """Track a node that the cluster has got, with the next read."""
-        self._is_started = False
-        self.update()
-
     def node_moved(self, index: int) -> None:
-        """Track the new primary of a node."""
+        """Track the new primary of a node, which the cluster may have added, with the next read."""
         with self._lock:
             if index < len(self._trackings):
                 self._trackings[index].close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
+from cachebackend.cluster.keys import key_of
 from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
@@ -64,6 +65,7 @@ class Cluster:
         on_node: Called with index and shard, for each shard, before it is used.
         rehome: Called before slots get other owners; None: nothing depends on the owners.
         on_change: Called when slots have got other owners.
+        on_asked: Called with keys before a server is asked for them that does not own their slot yet.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Cluster:
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
+        self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
         #: Held while the topology is read.
         self._lock = threading.Lock()
         #: Held while the table is changed.
@@ -317,6 +320,10 @@ class Cluster:
             raise_interrupt(error)
             logger.warning("a redirected command cannot be sent on: %s", error)
             return None
+
+    def note_asked(self, commands: Sequence[Command]) -> None:
+        """Handle commands that are sent to a server which does not own their slots yet."""
+        self.on_asked(map(key_of, commands))
 
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot; the others are read in the background."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 
-__all__ = ["commands_by_key", "is_of_many_keys", "joined_reply"]
+__all__ = ["commands_by_key", "is_of_many_keys", "joined_reply", "key_of"]
 
 
 def is_of_many_keys(command: Command) -> bool:
@@ -18,6 +18,11 @@ def is_of_many_keys(command: Command) -> bool:
     if command[0] in _PLAIN:
         return len(command) > 2
     return command.__class__ is ScriptCall and command.script.is_for_each_key and command[2] != b"1"
+
+
+def key_of(command: Command) -> bytes:
+    """Return the key of a command that has one key."""
+    return bytes(command[3 if command.__class__ is ScriptCall else 1])  # type: ignore[arg-type]  # keys are bytes
 
 
 def commands_by_key(command: Command) -> list[Command]:

@@ -49,6 +49,10 @@ class Table(Protocol):
         """Return the index of a new shard for a server that owns no slot yet; None: it is a replica."""
         ...
 
+    def note_asked(self, commands: Sequence[Command]) -> None:
+        """Handle commands that are sent to a server which does not own their slots yet."""
+        ...
+
     def note_moved(self, slot: int, index: int) -> None:
         """Use the new owner of a slot."""
         ...
@@ -74,7 +78,7 @@ def follow(table: Table, asked: ShardNode, commands: Sequence[Command], replies:
         if not _knows_all(table, servers, replies):
             table.try_reload()
         for (node, is_ask), positions in _groups(table, servers, replies).items():
-            batch = _batch(commands, positions, is_ask=is_ask)
+            batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
     return _given_up(replies)
 
@@ -90,7 +94,7 @@ async def follow_async(
         if not _knows_all(table, servers, replies):
             await call_in_thread(table.try_reload)
         for (node, is_ask), positions in _groups(table, servers, replies).items():
-            batch = _batch(commands, positions, is_ask=is_ask)
+            batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
     return _given_up(replies)
 
@@ -128,11 +132,15 @@ def _groups(table: Table, servers: list[ShardNode], replies: list[Reply]) -> _Gr
     return groups
 
 
-def _batch(commands: Sequence[Command], positions: Sequence[int], *, is_ask: bool) -> list[Command]:
+def _batch(
+    table: Table, commands: Sequence[Command], positions: Sequence[int], *, is_ask: bool
+) -> list[Command]:
     """Return the commands at some positions; each comes after ASKING if its slot is being moved."""
+    redirected = [commands[position] for position in positions]
     if not is_ask:
-        return [commands[position] for position in positions]
-    return [each for position in positions for each in (_ASKING, commands[position])]
+        return redirected
+    table.note_asked(redirected)
+    return [each for command in redirected for each in (_ASKING, command)]
 
 
 def _put(replies: list[Reply], positions: Sequence[int], new: Sequence[Reply], *, is_ask: bool) -> None:

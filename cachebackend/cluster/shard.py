@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from cachebackend.clock import Clock
-from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply
+from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply, key_of
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
 from cachebackend.effects import Command, Reply, ScriptCall
@@ -229,7 +229,7 @@ class ShardNode(Node):
             and isinstance(command, ScriptCall)
             and (first.__class__ is RedirectedError or not getattr(reply, "ejects", True))
         ]
-        keys = [bytes(commands[position][3]) for position in elsewhere]  # type: ignore[arg-type]  # KEYS are bytes
+        keys = [key_of(commands[position]) for position in elsewhere]
         if keys and self.on_postponed is not None and self.on_postponed(keys):
             for position in elsewhere:
                 replies[position] = 0

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from cachebackend.client import RingClient
+from cachebackend.effects import Command, Reply
+from cachebackend.errors import RedirectedError
+from cachebackend.node import Node
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
 from cachebackend.ring import seed_of, slot_of
+from tests.unit.cluster.shards import HIGH, LOW, A, topology
 
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
 CLUSTER = "redis+cluster://h:7000"
 NEW = [*OLD, "redis://h:3?name=c"]
 KEYS = [b"key:%d" % number for number in range(16)]
 OWNERS = "acaabcaabaabbbba"
+
+
+class Received:
+    """Stands for replies that have arrived."""
+
+    def __init__(self, replies: list[Reply]) -> None:
+        self._replies = replies
+
+    def receive(self) -> list[Reply]:
+        return self._replies
 
 
 def client_of(location: Any = OLD, **options: Any) -> RingClient:
@@ -110,6 +125,33 @@ def test_a_near_cache_knows_which_copies_it_has() -> None:
     client = client_of(near={"max_entries": 10})
     assert client.context.near is not None
     assert client.has_near_copy(b"k") is False
+
+
+def test_a_value_from_a_server_that_owns_no_slot_yet_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tracking connection to it is open, so nothing would invalidate the copy."""
+    client = client_of(CLUSTER, near={"max_entries": 10})
+    assert client.cluster is not None
+    assert client._trackings is not None
+    client.cluster._apply(topology((A, [], [LOW, HIGH])))
+    client._trackings._opened(0)
+    asked: list[Command] = []
+    replies = {b"GET": client.context.codec.encode("value", b"k"), b"PTTL": 60_000, b"ASKING": b"OK"}
+    is_moving = True
+
+    def send(node: Node, commands: Sequence[Command]) -> Received:
+        if is_moving and node.name == A.name:
+            return Received([RedirectedError.read("ASK 7629 e.test:7000") for _ in commands])
+        asked.extend(commands)
+        return Received([replies[bytes(command[0])] for command in commands])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Node, "send", send)
+    for _ in range(2):
+        client._trackings._is_started = True  # by no thread; the connections to all owners of slots are open
+        assert (client.get(b"k"), client.has_near_copy(b"k")) == ("value", False)
+    assert asked == [(b"ASKING",), (b"GET", b"k"), (b"ASKING",), (b"PTTL", b"k")] * 2
+    is_moving = False
+    client._trackings._is_started = True
+    assert (client.get(b"k"), client.has_near_copy(b"k")) == ("value", True)
 
 
 def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(

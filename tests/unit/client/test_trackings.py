@@ -86,7 +86,8 @@ def test_a_shard_that_was_added_is_tracked_with_the_next_read(near: NearCache) -
     for tracking in FakeTracking.made:
         tracking.on_up()
     of_cluster.append(Node(NodeAddress("c", 1.0, "redis://c.test"), 0.1, 0.1))
-    used.node_added()
+    used.node_moved(2)
+    used.update()  # slots have moved to it
     assert not is_stored(near, 0)
     used.start()
     FakeTracking.made[2].on_up()

@@ -86,6 +86,7 @@ class Cluster:
         self._members = Members([] if nodes is None else nodes, self._new_node, self._prepare)
         self.nodes = self._members.nodes
         self.ring = ClusterRing(len(self.nodes))
+        self.ring.refresh = self._refresh
         self.on_node: Callable[[int, ShardNode], None] = lambda index, node: None
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -193,6 +194,12 @@ class Cluster:
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             logger.warning("the topology of the cluster cannot be read: %s", error)
+
+    def _refresh(self) -> None:
+        if self.is_loaded:
+            self.try_reload()
+        else:
+            self.try_load()
 
     def _read(self) -> Topology:
         """Return the topology, of the servers that probably answer before the others.

@@ -18,6 +18,7 @@ def clear_node(alias: str, endpoint: str) -> bool:
     cache = deletes.ring_cache_of(alias)
     if cache is None:
         return True
+    cache.client.run(protocol.refresh_nodes(cache.client.context))
     nodes = [index for index, node in enumerate(cache.client.nodes) if node.endpoint == endpoint]
     return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
 
@@ -33,6 +34,7 @@ def clear_tags() -> set[tuple[str, str]]:
         cache = deletes.ring_cache_of(alias)
         if cache is not None and cache.can_clear:
             nodes = cache.client.nodes
+            cache.client.run(protocol.refresh_nodes(cache.client.context))
             operation = protocol.delete_matching(
                 cache.client.context, cache.tag_pattern, cache.client.indexes
             )

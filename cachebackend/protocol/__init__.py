@@ -46,7 +46,14 @@ from cachebackend.protocol.queue.partition import Partition, QueueContext
 from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
 from cachebackend.protocol.queue.queue_state import QueueState, dirty, node_settings, queue_states
 from cachebackend.protocol.queue.seal import close, fail, seal, seal_many, sync, sync_fault
-from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
+from cachebackend.protocol.ring.clear import (
+    clear,
+    clear_missed,
+    delete_matching,
+    delete_misplaced,
+    flush,
+    refresh_nodes,
+)
 from cachebackend.protocol.ring.deletes import delete, delete_many
 from cachebackend.protocol.telemetry.counters import (
     Lags,
@@ -177,6 +184,7 @@ __all__ = [
     "read_shards",
     "read_total",
     "record_run",
+    "refresh_nodes",
     "release",
     "replace",
     "report_process",

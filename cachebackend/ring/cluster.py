@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from binascii import crc_hqx
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 __all__ = ["CLUSTER_SLOTS", "ClusterRing", "cluster_slot"]
@@ -51,6 +51,8 @@ class ClusterRing:
         self.members = {first}
         #: The slots that no server has. Their commands still go to the last owner, which refuses them.
         self.unserved: frozenset[int] = frozenset()
+        #: Reads the table again; None: nothing does.
+        self.refresh: Callable[[], None] | None = None
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from xxhash import xxh3_64_intdigest
@@ -26,6 +26,8 @@ class Ring:
     __slots__ = ("_seed", "_table", "names", "weights")
     #: Whether a key may move to another node while an operation runs.
     keys_move = False
+    #: Reads the table again; None: it does not change.
+    refresh: Callable[[], None] | None = None
 
     def __init__(self, nodes: Sequence[tuple[str, float]], seed: int = 0) -> None:
         self.names = tuple(name for name, _ in nodes)

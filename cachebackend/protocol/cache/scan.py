@@ -10,6 +10,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.cache.tags import read_block_tokens
 from cachebackend.protocol.cache.tokens import Tokens
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.clear import refresh_nodes
 from cachebackend.protocol.rounds import Cursor
 
 __all__ = ["KeyScan", "all_cursors", "scan"]
@@ -44,6 +45,7 @@ class KeyScan:
     def page(self) -> Operation[list[bytes]]:
         """Return the keys of the next page."""
         if not self._cursors:
+            yield from refresh_nodes(self._context)
             self._cursors = all_cursors(self._context)
             self._passes -= 1
         found, self._cursors = yield from scan(self._context, self._pattern, self._cursors, self._count)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-from cachebackend.effects import Operation, Reply, Request, Send
+from cachebackend.effects import Ask, Operation, Reply, Request, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
-from cachebackend.protocol.context import Context
+from cachebackend.protocol.context import Context, Gutter, RingChange
 from cachebackend.protocol.ring.node_deletes import delete_command
 from cachebackend.protocol.rounds import Cursor
+from cachebackend.ring import ClusterRing, Ring
+from cachebackend.threads import call_in_thread
 
-__all__ = ["clear", "clear_missed", "delete_matching", "delete_misplaced", "flush"]
+__all__ = ["clear", "clear_missed", "delete_matching", "delete_misplaced", "flush", "refresh_nodes"]
 
 #: Keys that a node examines for each SCAN, which keeps it busy for about a millisecond.
 SCAN_COUNT = b"1000"
+
+
+class _Nodes(NamedTuple):
+    """Nodes that a caller names."""
+
+    nodes: Sequence[int]
+
+
+#: What is cleared together. The nodes of a cluster may be others each time they are asked for.
+_Stage: TypeAlias = Ring | ClusterRing | RingChange | Gutter | _Nodes
 
 
 @dataclass(slots=True)
@@ -78,8 +92,9 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
         context.near.drop_all()
     deleted = 0
     failures: list[RingCacheError] = []
-    for stage in _stages(context) if nodes is None else [nodes]:
-        cleared = yield from delete_matching(context, pattern, stage)
+    for stage in _stages(context) if nodes is None else [_Nodes(nodes)]:
+        yield from refresh_nodes(context)
+        cleared = yield from delete_matching(context, pattern, stage.nodes)
         deleted += cleared.deleted
         failures += cleared.failures.values()
         for node, failure in cleared.failures.items():
@@ -101,13 +116,12 @@ def clear_missed(context: Context, pattern: bytes, nodes: Sequence[int]) -> Oper
         3. relay   clears the node; the new ring still holds what 2 filled
     """
     cleared = yield from delete_matching(context, pattern, nodes)
-    later: list[Sequence[int]] = []
     if context.ring_change is not None:
-        old = context.ring_change.nodes if context.ring_change.is_old else context.ring.nodes
-        if any(node in old for node in nodes):
-            later = [stage for stage in _stages(context) if stage != old]
-    for stage in later:
-        cleared.failures |= (yield from delete_matching(context, pattern, stage)).failures
+        old = context.ring_change if context.ring_change.is_old else context.ring
+        if any(node in old.nodes for node in nodes):
+            for stage in _stages(context):
+                if stage is not old:
+                    cleared.failures |= (yield from delete_matching(context, pattern, stage.nodes)).failures
     return not cleared.failures
 
 
@@ -116,8 +130,10 @@ def flush(context: Context) -> Operation[None]:
     if context.near is not None:
         context.near.drop_all()
     for stage in _stages(context):
-        replies = yield Send([(node, (b"FLUSHDB",)) for node in stage])
-        for node, reply in zip(stage, replies, strict=True):
+        yield from refresh_nodes(context)
+        nodes = stage.nodes
+        replies = yield Send([(node, (b"FLUSHDB",)) for node in nodes])
+        for node, reply in zip(nodes, replies, strict=True):
             _record_missed(context, node, reply)
         for reply in replies:
             context.reply_or(reply, None)
@@ -125,17 +141,31 @@ def flush(context: Context) -> Operation[None]:
         context.near.drop_all()
 
 
-def _stages(context: Context) -> list[Sequence[int]]:
-    """Return all nodes in the order in which they must be cleared: the old ring, the gutter, the new ring.
+def refresh_nodes(context: Context) -> Operation[None]:
+    """Read the table of a cluster again, before all of its nodes are asked.
+
+    No server redirects a command that names no key. So a server that got slots since the table was read would
+    not be asked.
+    """
+    change = context.ring_change
+    for ring in (context.ring,) if change is None else (context.ring, change.ring):
+        if ring.refresh is not None:
+            yield Ask(ring.refresh, partial(call_in_thread, ring.refresh))
+
+
+def _stages(context: Context) -> list[_Stage]:
+    """Return what must be cleared, in this order: the old ring, the gutter, the new ring.
 
     A cluster is cleared twice, because a key may move from a node that is not cleared yet to one that is.
     """
-    own: list[Sequence[int]] = [context.ring.nodes] * (2 if context.ring.keys_move else 1)
+    own: list[_Stage] = [context.ring] * (2 if context.ring.keys_move else 1)
     if context.gutter is not None:
-        own.insert(0, context.gutter.nodes)
-    other: list[Sequence[int]] = [] if context.ring_change is None else [context.ring_change.nodes]
-    is_old = context.ring_change is not None and context.ring_change.is_old
-    return other + own if is_old else own + other
+        own.insert(0, context.gutter)
+    change = context.ring_change
+    if change is None:
+        return own
+    other = [change] * (2 if change.ring.keys_move else 1)
+    return [*other, *own] if change.is_old else [*own, *other]
 
 
 def _record_missed(context: Context, node: int, reply: Reply) -> None:
@@ -159,6 +189,7 @@ def delete_misplaced(
         NodeUnavailableError: A node did not answer.
     """
     misplaced = examined = 0
+    yield from refresh_nodes(context)
     for node in context.ring.nodes:
         cursor, is_unfinished = Cursor(), True
         while is_unfinished:

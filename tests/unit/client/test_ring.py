@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import pytest
 
 from cachebackend.client import RingClient
+from cachebackend.cluster import ShardNode
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import RedirectedError
 from cachebackend.node import Node
 from cachebackend.options import RingOptions
+from cachebackend.protocol import KeyScan, clear, flush
 from cachebackend.protocol.missed_deletes import MissedKeys
 from cachebackend.ring import seed_of, slot_of
-from tests.unit.cluster.shards import HIGH, LOW, A, topology
+from tests.unit.cluster.shards import HIGH, LOW, A, E, topology
 
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
 CLUSTER = "redis+cluster://h:7000"
@@ -152,6 +155,48 @@ def test_a_value_from_a_server_that_owns_no_slot_yet_is_not_copied(monkeypatch: 
     is_moving = False
     client._trackings._is_started = True
     assert (client.get(b"k"), client.has_near_copy(b"k")) == ("value", True)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda context: clear(context, b"*"),
+        flush,
+        lambda context: KeyScan(context, b"*", 10).page(),
+    ],
+    ids=["clear", "flush", "scan"],
+)
+def test_what_concerns_all_nodes_reaches_a_server_that_has_just_got_slots(
+    monkeypatch: pytest.MonkeyPatch, operation: Any, is_async: bool
+) -> None:
+    """No server redirects a command that names no key, so the topology is read again."""
+    client = client_of(CLUSTER)
+    assert client.cluster is not None
+    asked: list[str] = []
+
+    def answer(node: Node, command: Command) -> Reply:
+        asked.append(node.name)
+        return b"OK" if command[0] == b"FLUSHDB" else [b"0", []]
+
+    def send(node: Node, commands: Sequence[Command]) -> Received:
+        return Received([answer(node, command) for command in commands])
+
+    async def submit(node: Node, commands: Sequence[Command]) -> list[Reply]:
+        return [answer(node, command) for command in commands]
+
+    monkeypatch.setattr(ShardNode, "call", answer)
+    monkeypatch.setattr(ShardNode, "send", send)
+    monkeypatch.setattr(ShardNode, "submit", submit)
+    monkeypatch.setattr(ShardNode, "_start_probe", lambda _: None)
+    client.cluster._apply(topology((A, [], [LOW, HIGH])))
+    grown = topology((A, [], [LOW]), (E, [], [HIGH]))
+    monkeypatch.setattr(client.cluster._reader, "_ask", lambda *_: grown)
+    if is_async:
+        asyncio.run(client.arun(operation(client.context)))
+    else:
+        client.run(operation(client.context))
+    assert set(asked) == {A.name, E.name}
 
 
 def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(

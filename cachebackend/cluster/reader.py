@@ -11,7 +11,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import Connection
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
-from cachebackend.options import AddressMap, ClusterAddress, Password
+from cachebackend.options import AddressMap, ClusterAddress, Password, host_text
 
 __all__ = ["TopologyReader"]
 
@@ -55,7 +55,7 @@ class TopologyReader:
                 topology = self._ask(host, port)
             except (*CONNECTION_ERRORS, RingCacheError) as error:
                 raise_interrupt(error)
-                failure = failure or f": {host}:{port} {error}"
+                failure = failure or f": {host_text(host, port)} {error}"
                 continue
             if topology.is_ok and topology.epoch >= epoch and topology.shards:
                 return topology

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.options import AddressMap
+from cachebackend.options import AddressMap, host_text
+from cachebackend.replies import pairs
 from cachebackend.ring import CLUSTER_SLOTS
 
 __all__ = ["QUESTIONS", "UNNAMED", "Server", "Shard", "Topology", "read_topology"]
@@ -35,7 +36,7 @@ class Server(NamedTuple):
     @property
     def name(self) -> str:
         """Host and port."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_text(self.host, self.port)
 
 
 class Shard(NamedTuple):
@@ -109,7 +110,7 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
 def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:
     reported = entry[0] or b""
     if reported == UNNAMED.encode():
-        fields = iter(entry[3] if len(entry) > 3 else ())
+        fields = iter(entry[3] if len(entry) > 3 and pairs(entry[3], ()) else ())
         reported = dict(zip(fields, fields, strict=False)).get(b"ip", b"")
     address = address_map(reported.decode(errors="replace") or host, entry[1])
     return Server(entry[2].decode(errors="replace"), *address)

@@ -9,6 +9,7 @@ Django's settings (``conf`` does), and never connects.
 from cachebackend.options.address_map import AddressMap
 from cachebackend.options.cluster import ClusterAddress, parse_location
 from cachebackend.options.faults import Faults
+from cachebackend.options.host import host_text
 from cachebackend.options.node_lists import change_faults
 from cachebackend.options.project import ProjectOptions
 from cachebackend.options.ring import RingOptions
@@ -30,6 +31,7 @@ __all__ = [
     "SentinelAddress",
     "WriteBehindOptions",
     "change_faults",
+    "host_text",
     "parse_location",
     "parse_node",
     "parse_nodes",

@@ -154,10 +154,8 @@ class MissedDeletes:
             for old, new in moves:
                 if None in recorded.get(old, {}):
                     rehomed[new] = {None: _NEVER}
-            self._recorded, self._postponed = (
-                rehomed,
-                set(),
-            )  # in one step: a signal handler may raise before it
+            # In one step: a signal handler may raise before it
+            self._recorded, self._postponed = rehomed, set()
             return {node for node, names in rehomed.items() if names.keys() - recorded.get(node, {}).keys()}
 
     def count(self, node: int) -> int | None:

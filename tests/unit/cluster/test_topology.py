@@ -33,7 +33,7 @@ def test_ranges_of_one_primary_are_one_shard() -> None:
 def test_a_server_without_a_hostname_is_at_its_ip() -> None:
     """If the cluster prefers hostnames: its host is "?" then, and several servers may have one port."""
     a, b = [b"a.test", 7000, b"a", [b"ip", b"10.0.0.1"]], [b"?", 7000, b"b", [b"ip", b"10.0.0.2"]]
-    c, d = [b"?", 7000, b"c", []], [b"", 7000, b"d", [b"ip", b"10.0.0.4"]]
+    c, d = [b"?", 7000, b"c", 5], [b"", 7000, b"d", [b"ip", b"10.0.0.4"]]
     replies: list[Any] = [INFO, [[0, 5, a, b], [6, 9, c, d]]]
     shards = read_topology(replies, "asked", same).shards
     assert [(each.primary.host, each.replicas[0].host) for each in shards] == [

@@ -33,6 +33,8 @@ from cachebackend.queries.whole_rows import CONTRADICTED, WholeRows
 __all__ = ["CachedQuerySet", "cached_queryset"]
 
 M = TypeVar("M", bound=models.Model)
+#: How Django 6.1 reads a deferred field or a related row, if the queryset names no other way.
+_FETCH_MODE = getattr(models.QuerySet(), "_fetch_mode", None)
 
 
 class CachedQuerySet(UnbuiltQuerySet[M]):
@@ -159,6 +161,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         query, options = self.query, self.cache_options
         is_whole = (
             self._iterable_class is ModelIterable
+            and getattr(self, "_fetch_mode", None) is _FETCH_MODE
             and query.default_cols
             and query.deferred_loading == (frozenset(), True)
             and query.group_by is None

@@ -17,21 +17,15 @@ from cachebackend.queries.options import QueryOptions
 __all__ = ["COPIED", "UnbuiltQuerySet"]
 
 M = TypeVar("M", bound=models.Model)
-#: What Django copies from a queryset to its clone, beside the query, the database and the hints.
-COPIED = (
-    "_fields",
-    "_for_write",
-    "_iterable_class",
-    "_known_related_objects",
-    "_prefetch_related_lookups",
-    "_sticky_filter",
-)
-#: The attributes of a queryset that the building of its query sets.
-_BUILT = (
-    *COPIED,
-    "_defer_next_filter",
-    "_deferred_filter",
-    "_query",
+#: The attributes that a queryset has before its query is built.
+_UNBUILT = frozenset({"model", "_db", "_hints", "_result_cache", "_prefetch_done"})
+#: The attributes that the building of the query sets. A later Django has more of them.
+_BUILT = tuple(sorted(vars(models.QuerySet()).keys() - _UNBUILT))
+#: Those that Django copies from a queryset to its clone, beside the query.
+COPIED = tuple(
+    name
+    for name in _BUILT
+    if name not in {"_query", "_deferred_filter", "_defer_next_filter", "_cloning_enabled"}
 )
 
 

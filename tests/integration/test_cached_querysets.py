@@ -221,6 +221,16 @@ def test_a_queryset_can_be_pickled(poems: list[Poem]) -> None:
     assert list(other) == list(queryset)
 
 
+def test_a_queryset_reads_related_rows_in_its_own_way(poems: list[Poem]) -> None:
+    """Also if the rows are read from their own entries otherwise."""
+    modes = pytest.importorskip("django.db.models.fetch_modes", reason="came with Django 6.1")
+    for _ in range(2):
+        [poem, *_] = Poem.cached.fetch_mode(modes.FETCH_RAISE)
+        with pytest.raises(modes.FieldFetchBlocked):
+            _ = poem.author
+        assert [each.author for each in Poem.cached.order_by("pk")] == [each.author for each in poems]
+
+
 def test_a_plain_queryset_asks_the_database() -> None:
     """With the same query."""
     queryset = cached().filter(rank=1)

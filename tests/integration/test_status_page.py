@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from django.db import connections
 from django.test import Client, override_settings
 from django.urls import path, reverse
 
@@ -21,6 +20,7 @@ from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import ProjectOptions
 from cachebackend.status_page import status
 from cachebackend.telemetry.heartbeat import record_run
+from tests.sessions import session
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 TOKEN = "a-token-of-24-characters"
@@ -118,18 +118,11 @@ def test_the_setting_is_checked(value: object, fault: str) -> None:
 def test_a_database_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page asks it several times; the later ones fail at once, until the late answer has come."""
     monkeypatch.setattr("cachebackend.monitoring.outbox.READ_TIMEOUT", 0.2)
-    blocker = connections.create_connection("default")
-    try:
-        blocker.set_autocommit(False)
-        with blocker.cursor() as cursor:
-            cursor.execute("LOCK TABLE cachebackend_outboxrow IN ACCESS EXCLUSIVE MODE")
+    with session("LOCK TABLE cachebackend_outboxrow"):
         assert "default" in outbox_databases.ask_databases(lambda using: time, 5.0, ["default"]).found
         assert outbox_figures().rows is None
         asked = outbox_databases.ask_databases(lambda using: time, 5.0, ["default"])
         assert str(asked.errors["default"]) == "no answer within 5 s"
-    finally:
-        blocker.rollback()
-        blocker.close()
 
 
 @pytest.mark.usefixtures("_urls")

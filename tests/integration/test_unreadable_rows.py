@@ -29,6 +29,7 @@ from cachebackend.monitoring import key_figures, outbox_figures
 from cachebackend.monitoring import outbox as monitoring_outbox
 from cachebackend.monitoring.outbox import pending_by_node
 from cachebackend.protocol.missed_deletes import ALL_KEYS
+from tests.sessions import session
 from tests.shop.models import Author
 
 pytestmark = [
@@ -222,16 +223,10 @@ def test_a_row_that_another_relay_has_locked_stands_for_no_further_one(
     """That relay knows the model and is about to delete its row; a later change needs a row of its own."""
     insert(**trigger_row([{"id": "1"}]))
     invalidation.relay()
-    locker = connection.copy()
-    try:
-        with locker.cursor() as cursor:
-            locker.set_autocommit(False)
-            cursor.execute("SELECT id FROM cachebackend_outboxrow FOR UPDATE")
-            insert(**trigger_row([{"id": "1"}]))
-            invalidation.relay()
+    with session("SELECT id FROM cachebackend_outboxrow FOR UPDATE"):
+        insert(**trigger_row([{"id": "1"}]))
+        invalidation.relay()
         assert OutboxRow.objects.filter(error=UNKNOWN_MODEL).count() == 2
-    finally:
-        locker.close()
 
 
 @pytest.mark.postgres

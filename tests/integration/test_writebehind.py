@@ -27,7 +27,8 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
-from tests.integration.write_behind import drain_all
+from tests.integration.write_behind import LOCK_CHECKPOINTS, drain_all, one_partition
+from tests.sessions import session
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 MOMENT = datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -228,15 +229,8 @@ def test_a_partition_that_another_worker_drains_is_skipped(articles: list[Articl
     [(partition, _)] = writebehind.dirty_partitions()
     writebehind.drain(partition)
     Article.behind.update(articles[0].pk, views=F("views") + 1)
-    other = connections.create_connection("default")
-    try:
-        other.set_autocommit(False)
-        with other.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+    with session(LOCK_CHECKPOINTS):
         assert writebehind.drain(partition).batches == 0
-        other.rollback()
-    finally:
-        other.close()
     assert writebehind.drain(partition).batches == 1
 
 
@@ -289,19 +283,12 @@ def test_a_queue_of_an_unknown_model_raises() -> None:
 
 def test_a_large_batch_is_sealed(articles: list[Article]) -> None:
     """Each field of a row counts; the batches are drained in order, one transaction each."""
-    with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1, "batch_rows": 7}):
+    with one_partition(batch_rows=7):
         for article in articles:
             Article.behind.update(article.pk, views=F("views") + 1)
         [drained] = drain_all()
     assert (drained.batches, drained.rows) == (2, 20)  # of 8 rows and of 12
     assert set(views().values()) == {1}
-
-
-def project_urls() -> list[str]:
-    from django.conf import settings
-
-    urls: list[str] = settings.WRITE_BEHIND["nodes"]
-    return urls
 
 
 def test_the_tick_sends_a_drain_for_each_dirty_partition(articles: list[Article], settings: Any) -> None:
@@ -365,7 +352,7 @@ def test_drains_use_one_statement_for_each_shape(articles: list[Article]) -> Non
     """A batch of counter increments is one UPDATE, for any number of rows."""
     from django.test.utils import CaptureQueriesContext
 
-    with override_settings(WRITE_BEHIND={"nodes": project_urls(), "partitions": 1}):
+    with one_partition():
         for article in articles:
             Article.behind.update(article.pk, views=F("views") + 1)
         with CaptureQueriesContext(connection) as captured:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -16,7 +14,8 @@ from cachebackend.monitoring import blocking, reasons
 from cachebackend.monitoring.queues import queue_figures
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.writebehind import limits, partition_statuses
-from tests.integration.write_behind import command, drain_all, one_partition
+from tests.integration.write_behind import LOCK_CHECKPOINTS, command, drain_all, one_partition
+from tests.sessions import session
 from tests.shop.models import Meter
 from tests.waits import wait_until
 
@@ -40,23 +39,10 @@ def meter() -> Meter:
     return row
 
 
-@contextmanager
-def session(name: str, *statements: str) -> Iterator[Any]:
-    """Open a session with some statements in a transaction; yields its cursor."""
-    other = connection.copy()
-    try:
-        with other.cursor() as cursor:
-            cursor.execute(f"SET application_name = '{name}'; BEGIN; {'; '.join(statements)}")
-            yield cursor
-    finally:
-        other.close()
-
-
 def pid_of(cursor: Any) -> int:
     return int(cursor.connection.info.backend_pid)
 
 
-CHECKPOINTS = "SELECT * FROM cachebackend_writebehindcheckpoint FOR UPDATE"
 PARKED = "SELECT * FROM cachebackend_parkedwrite FOR UPDATE"
 
 
@@ -64,9 +50,9 @@ def test_the_root_of_a_chain_of_waiting_sessions_is_named(meter: Meter) -> None:
     """A drain waits for a session that waits itself: ending that one would free nothing."""
     update = f"UPDATE shop_meter SET level = 1 WHERE id = '{meter.pk}'"
     with (
-        session("psql", update) as culprit,
-        session("retry", PARKED) as retry,
-        session("drain", CHECKPOINTS) as drain,
+        session(update, application="psql") as culprit,
+        session(PARKED) as retry,
+        session(LOCK_CHECKPOINTS) as drain,
     ):
         waiting = []
         for each in (retry, drain):
@@ -96,7 +82,7 @@ def _waits(pid: int) -> bool:
 )
 def test_a_session_that_holds_rows_is_named_between_two_tries(meter: Meter, statements: list[str]) -> None:
     """No drain waits then. All that follows from it is shown below it, and the way out names its PID."""
-    with one_partition(), session("psql", *statements) as culprit:
+    with one_partition(), session(*statements, application="psql") as culprit:
         assert [each.parked + each.waiting for each in drain_all()] == [1]
         [fault] = _blocked()
         pid = pid_of(culprit)
@@ -113,7 +99,7 @@ def test_a_session_that_holds_a_table_is_named_between_two_tries(
 ) -> None:
     """No write is set aside then: the drain itself fails."""
     monkeypatch.setattr(reasons, "max_waiting_age", lambda options: 0.0)
-    with session("migration", f"LOCK TABLE shop_meter IN {mode} MODE") as culprit:
+    with session(f"LOCK TABLE shop_meter IN {mode} MODE", application="migration") as culprit:
         with pytest.raises(DatabaseError):
             drain_all()
         [fault] = _blocked()
@@ -123,7 +109,7 @@ def test_a_session_that_holds_a_table_is_named_between_two_tries(
 
 def test_a_drain_that_makes_progress_is_not_named(meter: Meter) -> None:
     """It holds the lock of its partition, and may be between two statements."""
-    with session("drain", CHECKPOINTS):
+    with session(LOCK_CHECKPOINTS):
         assert reasons.find_reasons(partition_statuses()) == []
         assert "pg_terminate_backend" not in " ".join(map(str, command("status")["locks"]))
 

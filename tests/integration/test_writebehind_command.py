@@ -25,8 +25,9 @@ from cachebackend.writebehind import partition_statuses, sessions
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
 from tests.fix_services import restart_queue
-from tests.integration.write_behind import command, drain_all, one_partition
+from tests.integration.write_behind import LOCK_CHECKPOINTS, command, drain_all, one_partition
 from tests.node_settings import node_settings
+from tests.sessions import session
 from tests.shop.models import Meter
 from tests.waits import wait_until
 
@@ -92,19 +93,13 @@ def test_status_names_the_session_that_holds_a_partition(
     [drained] = drain_all()
     assert drained.rows == 1
     assert command("status")["locks"] == []
-    frozen = connection.copy()
-    try:
-        with frozen.cursor() as cursor:
-            cursor.execute("SET application_name = 'worker 7'; BEGIN")
-            cursor.execute("SELECT * FROM cachebackend_writebehindcheckpoint FOR UPDATE")
+    with session(LOCK_CHECKPOINTS, application="worker 7"):
         [lock] = command("status")["locks"]
         assert (lock["application"], lock["state"]) == ("worker 7", "idle in transaction")
         assert lock["partition"].startswith("shop.meter:")
         out = StringIO()
         call_command("writebehind", "status", stdout=out)
         assert f"SELECT pg_terminate_backend({lock['pid']})" in out.getvalue()
-    finally:
-        frozen.close()
     wait_until(lambda: command("status")["locks"] == [])
 
 
@@ -112,25 +107,17 @@ def test_status_names_what_a_drain_waits_for(meter: Meter) -> None:
     """The session that holds the lock of a row, with its query, without the values in it."""
     Meter.behind.update(meter.pk, count=F("count") + 2)
     drain_all()
-    blocker, drain = connection.copy(), connection.copy()
-    try:
-        with blocker.cursor() as cursor:
-            cursor.execute("SET application_name = 'psql'; BEGIN")
-            cursor.execute(f"UPDATE shop_meter SET level = 4711 WHERE id = '{meter.pk}'")
-        with drain.cursor() as cursor:
-            cursor.execute("BEGIN; SELECT * FROM cachebackend_writebehindcheckpoint FOR UPDATE")
-            waiting = Thread(target=_update, args=(cursor, meter.pk))
-            waiting.start()
-            wait_until(lambda: command("status")["locks"][0]["blockers"] != [])
-            [lock] = command("status")["locks"]
-            blocker.rollback()
-            waiting.join()
-        [found] = lock["blockers"]
-        assert (found["application"], found["state"]) == ("psql", "idle in transaction")
-        assert found["query"] == "UPDATE shop_meter SET level = ? WHERE id = ?"
-    finally:
-        drain.close()
-        blocker.close()
+    update = f"UPDATE shop_meter SET level = 4711 WHERE id = '{meter.pk}'"
+    with session(update, application="psql") as blocker, session(LOCK_CHECKPOINTS) as drain:
+        waiting = Thread(target=_update, args=(drain, meter.pk))
+        waiting.start()
+        wait_until(lambda: command("status")["locks"][0]["blockers"] != [])
+        [lock] = command("status")["locks"]
+        blocker.execute("ROLLBACK")
+        waiting.join()
+    [found] = lock["blockers"]
+    assert (found["application"], found["state"]) == ("psql", "idle in transaction")
+    assert found["query"] == "UPDATE shop_meter SET level = ? WHERE id = ?"
 
 
 @pytest.mark.parametrize(
@@ -143,19 +130,12 @@ def test_actions_on_parked_writes_wait_briefly_for_the_database(
     """They name it, exit with 1, and change nothing."""
     ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
     monkeypatch.setattr("cachebackend.management.parked_actions.READ_TIMEOUT", 0.2)
-    blocker = connections.create_connection("default")
-    try:
-        blocker.set_autocommit(False)
-        with blocker.cursor() as cursor:
-            cursor.execute("LOCK TABLE cachebackend_parkedwrite IN ACCESS EXCLUSIVE MODE")
+    with session("LOCK TABLE cachebackend_parkedwrite"):
         out = StringIO()
         with pytest.raises((SystemExit, CommandError)) as ended:
             call_command("writebehind", *words, stdout=out)
         assert "database 'default' d" in out.getvalue() + str(ended.value)
         assert "0 writes are parked" not in out.getvalue()
-    finally:
-        blocker.rollback()
-        blocker.close()
     assert ParkedWrite.objects.count() == 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from django.db import DatabaseError, connection
@@ -13,6 +13,7 @@ from cachebackend import uuid7, writebehind
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import bisection, statement_sizes
 from tests.integration.write_behind import drain_all, one_partition
+from tests.sessions import session
 from tests.shop.models import Meter
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -147,13 +148,12 @@ def test_rows_for_which_no_time_is_left_are_written_by_themselves(
 
 def test_a_locked_row_waits_alone_in_a_session_with_a_low_limit(meters: list[Meter]) -> None:
     """The wait for its lock ends before the limit of the statement."""
-    with one_partition(), closing(connection.copy()) as other, connection.cursor() as cursor:
+    lock = f"SELECT 1 FROM shop_meter WHERE id = '{meters[3].pk}' FOR UPDATE"
+    with one_partition(), session(lock), connection.cursor() as cursor:
         add_one(meters)
         cursor.execute("SET statement_timeout = '500ms'")
         try:
-            with other.cursor() as locker:
-                locker.execute("BEGIN; SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", [meters[3].pk])
-                assert [(each.rows, each.waiting) for each in drain_all()] == [(5, 1)]
+            assert [(each.rows, each.waiting) for each in drain_all()] == [(5, 1)]
         finally:
             cursor.execute("RESET statement_timeout")
 

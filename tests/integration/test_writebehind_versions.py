@@ -23,6 +23,7 @@ from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.stored_columns import StoredColumn, read_stored_columns
 from cachebackend.writebehind.versions import version_fault
 from tests.integration.write_behind import command, drain_all, one_partition
+from tests.sessions import session
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -394,11 +395,8 @@ def test_an_old_process_reads_a_waiting_write_of_a_column_that_it_does_not_know(
     old.objects.create(pk=1, value=0)
     new = deploys.deploy(value=INTEGER, other=INTEGER)
     new.behind.update(1, value=5, other=7)
-    other = connection.copy()
-    with other.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT * FROM shop_gauge FOR UPDATE")
+    with session("SELECT * FROM shop_gauge FOR UPDATE"):
         assert drain_all()[0].waiting == 1
-    other.close()
     assert (new.behind.get(1).value, new.behind.get(1).other) == (5, 7)
     assert old.behind.get(1).value == 5
 
@@ -454,11 +452,8 @@ def test_a_waiting_write_is_not_frozen_by_the_retry_of_an_old_worker(deploys: De
     new = deploys.deploy(value=INTEGER, other=INTEGER)
     new.behind.update(1, other=5)
     new.behind.update(2, value=5)
-    other = connection.copy()
-    with other.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT * FROM shop_gauge FOR UPDATE")
+    with session("SELECT * FROM shop_gauge FOR UPDATE"):
         assert drain_all()[0].waiting == 2
-    other.close()
     deploys.run(old)
     assert writebehind.retry_waiting("default", due_only=False).applied == 1
     assert "newer code" in ParkedWrite.objects.get().error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -19,6 +18,7 @@ from cachebackend.invalidation.written_rows import WrittenChange
 from cachebackend.models import ParkedWrite
 from cachebackend.writebehind import limits
 from tests.integration.write_behind import command, drain_all, one_partition
+from tests.sessions import session
 from tests.shop.models import Meter, Stamped, Tag
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -36,17 +36,9 @@ def short_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOCK_MS", 50)
 
 
-@contextmanager
-def locked(sql: str, *parameters: object) -> Iterator[None]:
-    """Hold the locks of a statement in another session."""
-    other = connection.copy()
-    other.set_autocommit(False)
-    try:
-        with other.cursor() as cursor:
-            cursor.execute(sql, parameters)
-        yield
-    finally:
-        other.close()
+def locks(row: Meter) -> str:
+    """Return the statement that locks a row."""
+    return f"SELECT 1 FROM shop_meter WHERE id = '{row.pk}' FOR UPDATE"
 
 
 def add(meters: list[Meter], count: int) -> None:
@@ -72,7 +64,7 @@ def test_only_a_locked_row_waits(meters: list[Meter], caplog: pytest.LogCaptureF
     """The other rows are applied; the row's writes are read, and applied in order when it is free."""
     row = meters[3]
     with one_partition():
-        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+        with session(locks(row)):
             add(meters, 1)
             [drained] = drain_all()
             assert (drained.rows, drained.parked, drained.waiting) == (5, 0, 1)
@@ -104,7 +96,7 @@ def test_a_locked_table_makes_the_batch_wait(meters: list[Meter]) -> None:
     """No row is at fault, so none is set aside."""
     with one_partition():
         add(meters, 1)
-        with locked("LOCK TABLE shop_meter IN SHARE MODE"), pytest.raises(DatabaseError, match="lock"):
+        with session("LOCK TABLE shop_meter IN SHARE MODE"), pytest.raises(DatabaseError, match="lock"):
             drain_all()
         assert not ParkedWrite.objects.exists()
         assert [each.rows for each in drain_all()] == [6]
@@ -163,7 +155,7 @@ def test_a_waiting_write_that_is_refused_needs_a_person(meters: list[Meter]) -> 
     """A retry may meet another error; the writes behind it wait for the person too."""
     row = meters[0]
     with one_partition():
-        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+        with session(locks(row)):
             Meter.behind.update(row.pk, level=500)
             drain_all()
             Meter.behind.update(row.pk, level=5)
@@ -188,7 +180,7 @@ def test_the_order_is_kept_if_a_retry_ends_between_two_writes(
     """The write behind an applied one is retried by itself."""
     row = meters[0]
     with one_partition():
-        with locked("SELECT 1 FROM shop_meter WHERE id = %s FOR UPDATE", row.pk):
+        with session(locks(row)):
             for level in (1, 2):
                 Meter.behind.update(row.pk, level=level)
                 drain_all()
@@ -214,7 +206,7 @@ def test_a_retry_waits_for_a_drain_of_the_row(meters: list[Meter]) -> None:
     with one_partition():
         Meter.behind.update(row.pk, tag=404)
         drain_all()
-        with locked("SELECT 1 FROM cachebackend_parkedwrite FOR UPDATE"):
+        with session("SELECT 1 FROM cachebackend_parkedwrite FOR UPDATE"):
             [write] = writebehind.retry_waiting("default", due_only=False).remaining
             assert "lock" in write.error
             add([row], 1)
@@ -275,11 +267,11 @@ def test_a_drain_retries_the_writes_behind_those_that_cannot_be_applied(
 def test_a_locked_table_does_not_stop_the_retries_of_other_models(meters: list[Meter]) -> None:
     """The writes of each model are retried by themselves."""
     stamped = Stamped.objects.create()
-    with locked("SELECT 1 FROM shop_meter FOR UPDATE"), locked("SELECT 1 FROM shop_stamped FOR UPDATE"):
+    with session("SELECT 1 FROM shop_meter FOR UPDATE"), session("SELECT 1 FROM shop_stamped FOR UPDATE"):
         Meter.behind.update(meters[0].pk, level=1)
         Stamped.behind.update(stamped.pk, made=timezone.now())
         assert [each.waiting for each in drain_all()] == [1, 1]
-    with locked("LOCK TABLE shop_meter"):
+    with session("LOCK TABLE shop_meter"):
         retried = writebehind.retry_waiting("default", due_only=False)
         assert (retried.applied, [write.label for write in retried.remaining]) == (1, ["shop.meter"])
     assert writebehind.retry_waiting("default", due_only=False).applied == 1

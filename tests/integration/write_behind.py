@@ -12,10 +12,12 @@ from cachebackend import writebehind
 from cachebackend.writebehind.queue import project_queue
 from tests.commands import report_of
 
-__all__ = ["command", "drain_all", "one_partition", "restore_keys", "saved_keys"]
+__all__ = ["LOCK_CHECKPOINTS", "command", "drain_all", "one_partition", "restore_keys", "saved_keys"]
 
 #: Runs ``manage.py writebehind`` with ``--json``, and returns its object.
 command = partial(report_of, "writebehind")
+#: A statement with the locks that a drain holds.
+LOCK_CHECKPOINTS = "SELECT 1 FROM cachebackend_writebehindcheckpoint FOR UPDATE"
 
 
 def drain_all() -> list[writebehind.Drained]:

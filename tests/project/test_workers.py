@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from django.db import connection, connections
+from django.db import connection
 from django.db.models import F
 
 from cachebackend import writebehind
@@ -25,6 +25,7 @@ from cachebackend.testing.embedded import die_with
 from cacheproject.demo.models import Article
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
+from tests.sessions import session
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -100,14 +101,8 @@ def running(pool: str, log: Path) -> Iterator[Worker]:
 @contextlib.contextmanager
 def held(article: Article) -> Iterator[Callable[[], None]]:
     """Lock a row, so that the drain that changes it waits; yield the function that unlocks it."""
-    blocker = connections.create_connection("default")
-    try:
-        blocker.set_autocommit(False)
-        with blocker.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM demo_article WHERE id = %s FOR UPDATE", [article.pk])
-        yield blocker.rollback
-    finally:
-        blocker.close()
+    with session(f"SELECT 1 FROM demo_article WHERE id = {article.pk} FOR UPDATE") as cursor:
+        yield lambda: cursor.execute("ROLLBACK")
 
 
 def is_held() -> bool:

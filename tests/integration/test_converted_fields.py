@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
-from django.test.utils import CaptureQueriesContext, isolate_apps
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from cachebackend import CachedManager
-from cachebackend.invalidation import tables, watched
+from tests.second_models import second_model, watched_in_block
 from tests.zoo.models import Author
 
 pytestmark = [
@@ -46,31 +46,12 @@ class Exact(json.JSONDecoder):
 
 
 @pytest.fixture
-def authors_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
+def authors_with() -> Iterator[Callable[[Any], Any]]:
     """Return a function that makes a model of the table of authors, whose names have another field."""
-    found = {model: [*managers] for model, managers in watched._dependents.items()}
-    monkeypatch.setattr(watched, "_dependents", found)
-    monkeypatch.setattr(watched, "_queried", {model: {*each} for model, each in watched._queried.items()})
-
-    def model_of(field: Any) -> Any:
-        with isolate_apps("tests.zoo"):
-
-            class Named(models.Model):
-                name = field
-                rank = models.IntegerField()
-                cached = CachedManager["Named"]()
-
-                class Meta:
-                    app_label = "zoo"
-                    managed = False
-                    db_table = Author._meta.db_table
-
-        tables.forget_tables()
-        return Named
-
-    yield model_of
-    monkeypatch.undo()
-    tables.forget_tables()
+    with watched_in_block():
+        yield lambda field: second_model(
+            Author, name=field, rank=models.IntegerField(), cached=CachedManager()
+        )
 
 
 @pytest.mark.parametrize(

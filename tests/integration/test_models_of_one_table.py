@@ -9,11 +9,10 @@ import pytest
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.test import override_settings
-from django.test.utils import isolate_apps
 
 from cachebackend import CachedManager, invalidate
-from cachebackend.invalidation import tables, watched
 from cachebackend.testing import empty_ring
+from tests.second_models import second_model, watched_in_block
 from tests.zoo.models import Singer
 
 pytestmark = [
@@ -24,33 +23,20 @@ pytestmark = [
 
 
 @pytest.fixture
-def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def other() -> Iterator[Any]:
     """A second model of the table, which is cached in another alias."""
     second = settings.CACHES["default"] | {"KEY_PREFIX": "second"}
-    monkeypatch.setattr(
-        watched, "_dependents", {model: [*found] for model, found in watched._dependents.items()}
-    )
-    monkeypatch.setattr(watched, "_queried", {model: {*found} for model, found in watched._queried.items()})
     with (
         override_settings(CACHES={**settings.CACHES, "second": second}),
         empty_ring(),
-        isolate_apps("tests.zoo"),
+        watched_in_block(),
     ):
-
-        class Performer(models.Model):
-            name = models.CharField(max_length=40)
-            rank = models.IntegerField()
-            cached = CachedManager["Performer"](alias="second")
-
-            class Meta:
-                app_label = "zoo"
-                managed = False
-                db_table = Singer._meta.db_table
-
-        tables.forget_tables()
-        yield Performer
-    monkeypatch.undo()
-    tables.forget_tables()
+        yield second_model(
+            Singer,
+            name=models.CharField(max_length=40),
+            rank=models.IntegerField(),
+            cached=CachedManager(alias="second"),
+        )
 
 
 def by_hand(pk: int) -> None:

@@ -12,7 +12,7 @@ from django.apps import apps
 from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.signals import post_migrate
-from django.test.utils import CaptureQueriesContext, isolate_apps
+from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidate, protocol
 from cachebackend.backend.keys import change_key, change_keys, content_of_change_key
@@ -43,6 +43,7 @@ from cachebackend.queries.dependencies import dependencies_of
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import plan_of
 from cachebackend.shapes import Shape, value_digest
+from tests.second_models import second_model
 from tests.shop.models import Meter
 from tests.upserts import unique_fields
 from tests.zoo.models import Author, Bar, EarlyPlace, Label, Poem, Post
@@ -588,48 +589,23 @@ def test_a_change_of_many_rows_fits_into_an_outbox_row() -> None:
     assert len(change.rows or ()) == query_changes.MAX_ROWS
 
 
-@isolate_apps("tests.zoo")
 @pytest.mark.postgres
 def test_a_table_has_one_name_for_its_readers_and_writers(poems: list[Poem]) -> None:
     """One model may name its schema, and another model of the table may not."""
-
-    class Ranked(models.Model):
-        rank = models.IntegerField()
-
-        class Meta:
-            app_label = "zoo"
-            managed = False
-            db_table = f'public"."{Poem._meta.db_table}'
-
-    [dependency] = dependencies_of(Ranked.objects.filter(rank=0).query, "default")
-    assert dependency.table == unknown_change(Ranked._meta.db_table, "default").table
+    ranked = second_model(Poem, f'public"."{Poem._meta.db_table}', rank=models.IntegerField())
+    [dependency] = dependencies_of(ranked.objects.filter(rank=0).query, "default")
+    assert dependency.table == unknown_change(ranked._meta.db_table, "default").table
     changed = change_keys(scheduled(poems[0]))
     assert {ResultChange.read(content_of_change_key(key) or b"").table for key in changed} == {
         dependency.table
     }
 
 
-@isolate_apps("tests.zoo")
 def test_two_models_of_one_table_have_plans_of_their_own(cache: RingCache) -> None:
     """Their SQL is the same, and the fields that it binds are not."""
-
-    class Ranked(models.Model):
-        rank = models.IntegerField()
-
-        class Meta:
-            app_label = "zoo"
-            managed = False
-            db_table = Poem._meta.db_table
-
-    class Placed(models.Model):
-        place = models.IntegerField(db_column="rank")
-
-        class Meta:
-            app_label = "zoo"
-            managed = False
-            db_table = Poem._meta.db_table
-
-    for queryset in (Ranked.objects.filter(rank=0).values("pk"), Placed.objects.filter(place=0).values("pk")):
+    ranked = second_model(Poem, rank=models.IntegerField())
+    placed = second_model(Poem, place=models.IntegerField(db_column="rank"))
+    for queryset in (ranked.objects.filter(rank=0).values("pk"), placed.objects.filter(place=0).values("pk")):
         plan = plan_of(queryset.query.get_compiler("default"), "multi", QueryOptions(), cache)
         assert plan is not None
         assert {field.model for field in plan.equalities[()]} == {queryset.model}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from django.db import connection, models
 from django.db.models import F
-from django.test.utils import isolate_apps
 
 from cachebackend import writebehind
 from cachebackend.invalidation import old_rows
@@ -14,6 +13,7 @@ from cachebackend.writebehind import apply
 from cacheproject.demo.models import Article
 from tests.integration.results import Pages
 from tests.integration.write_behind import drain_all, one_partition
+from tests.second_models import second_model
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes", "ring_cache")]
 
@@ -143,18 +143,9 @@ def test_a_column_that_the_table_has_lost_is_not_read(
 
 def test_a_drain_into_another_model_of_the_table_invalidates_as_well(articles: list[Article]) -> None:
     """What is cached of a table does not depend on the model through which it is written."""
-    with isolate_apps("cacheproject.demo"):
-
-        class PlainArticle(models.Model):
-            views = models.BigIntegerField()
-
-            class Meta:
-                app_label = "demo"
-                managed = False
-                db_table = Article._meta.db_table
-
+    plain = second_model(Article, views=models.BigIntegerField())
     assert Article.cached.get(pk=articles[1].pk).views == 0
     Article.behind.update(articles[1].pk, views=1)
     [(partition, _)] = writebehind.dirty_partitions()
-    assert writebehind.drain(partition, into=PlainArticle).rows == 1
+    assert writebehind.drain(partition, into=plain).rows == 1
     assert Article.cached.get(pk=articles[1].pk).views == 1

@@ -20,6 +20,7 @@ from cachebackend.invalidation.row_texts import (
     value_fields,
 )
 from cachebackend.shapes import NULL, value_digest
+from tests.second_models import second_model
 from tests.unit.invalidation.computed_columns import Doubled
 from tests.zoo.models import Sample, Singer
 
@@ -91,21 +92,16 @@ def test_columns_of_other_models_of_the_table_may_have_changed(monkeypatch: pyte
     assert changes({}, {}).columns is None
 
 
-@isolate_apps("tests.zoo")
 def test_the_columns_of_all_models_of_a_table_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """However they write its name."""
-
-    class Guitarist(models.Model):
-        strings = models.IntegerField()
-        rank = models.IntegerField()
-
-        class Meta:
-            app_label = "zoo"
-            managed = False
-            db_table = f'public"."{Singer._meta.db_table}'
-
+    guitarist = second_model(
+        Singer,
+        f'public"."{Singer._meta.db_table}',
+        strings=models.IntegerField(),
+        rank=models.IntegerField(),
+    )
     monkeypatch.setattr(row_texts, "_others", {})
-    monkeypatch.setattr(row_texts.apps, "get_models", lambda **_: [Singer, Guitarist, Sample])
+    monkeypatch.setattr(row_texts.apps, "get_models", lambda **_: [Singer, guitarist, Sample])
     assert row_texts._columns_of_others(Singer) == {"strings"}
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
 
+from cachebackend.node import Node
 from cacheproject.cluster import Cluster
 from cacheproject.server import Server
 from cacheproject.services import Services
@@ -204,11 +205,16 @@ def flush(url: str) -> None:
 
 
 def restart_queue(services: Services) -> None:
-    """Restart the queue node, and close its breakers, so that this process need not wait for a probe."""
+    """Restart the queue node, which this process uses again at once."""
     from cachebackend.writebehind.queue import monitoring_queue, project_queue, syncing_queue
 
     services.restart("queue-a")
-    for node in (*project_queue().nodes, *monitoring_queue().nodes, *syncing_queue().nodes):
+    close_breakers([*project_queue().nodes, *monitoring_queue().nodes, *syncing_queue().nodes])
+
+
+def close_breakers(nodes: Iterable[Node]) -> None:
+    """Let this process use nodes again that answer again, without a probe."""
+    for node in nodes:
         if node.breaker is not None:
             node.breaker.close()
 

@@ -27,7 +27,7 @@ from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
-from tests.fix_services import restart_queue
+from tests.fix_services import close_breakers, restart_queue
 from tests.integration.test_prometheus import TOKEN
 from tests.integration.write_behind import drain_all
 from tests.node_settings import node_settings
@@ -126,9 +126,7 @@ class TestIncidents:
         finally:
             services.restart("ring-a")
         fires([before, down], "RingcacheNodeDown")
-        for node in ring_cache.client.nodes:
-            assert node.breaker is not None
-            node.breaker.close()
+        close_breakers(ring_cache.client.nodes)
         without = 'ringcache_node_processes_without{alias="default",node="ring-a"}'
         wait_until(lambda: not scraped().get(without))  # this process reports that it reaches the node
         fires([before, down, during(300)], "RingcacheNodeRestarted")

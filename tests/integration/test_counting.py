@@ -41,6 +41,7 @@ from cachebackend.telemetry.publisher import (
 from cacheproject.demo.models import Article
 from cacheproject.processes import free_port
 from cacheproject.services import Services
+from tests.fix_services import close_breakers
 from tests.integration import process_exits
 
 pytestmark = [
@@ -74,9 +75,7 @@ def killed(services: Services, cache: RingCache, *names: str) -> Iterator[None]:
     finally:
         for name in names:
             services.restart(name)
-        for node in cache.client.nodes:
-            assert node.breaker is not None
-            node.breaker.close()
+        close_breakers(cache.client.nodes)
 
 
 # How processes end

@@ -16,6 +16,7 @@ from cachebackend.node import Node
 from cachebackend.options import RingOptions
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.fix_services import close_breakers
 
 pytestmark = [
     pytest.mark.ring_of_nodes,
@@ -42,9 +43,7 @@ class Spared:
         breaker.failed(NodeUnavailableError("ejected by a test"), at_once=True)
 
     def up(self) -> None:
-        for node in self.client.nodes:
-            assert node.breaker is not None
-            node.breaker.close()
+        close_breakers(self.client.nodes)
 
     def in_gutter(self, *command: Any) -> Any:
         return self.client.nodes[2].call(command)

@@ -24,6 +24,7 @@ from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.processes import report_this_process
 from cacheproject.services import Services
+from tests.fix_services import close_breakers
 from tests.integration.write_behind import command
 from tests.waits import wait_until
 
@@ -112,9 +113,7 @@ def test_a_node_that_is_killed_and_restarted(
         assert text.startswith("Node ring-b of 'default' is down: node 'ring-b' is not reachable")
     finally:
         services.restart("ring-b")
-    for node in ring_cache.client.nodes:
-        assert node.breaker is not None
-        node.breaker.close()
+    close_breakers(ring_cache.client.nodes)
     look(monkeypatch)
     assert sorted(texts()[1:]) == [
         "Node ring-b of 'default' is back: all processes use it.",

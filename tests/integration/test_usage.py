@@ -18,6 +18,7 @@ from cachebackend.monitoring import query_figures
 from cachebackend.monitoring.usage import usage_figures
 from cacheproject.demo.models import Article
 from cacheproject.services import Services
+from tests.fix_services import close_breakers
 from tests.integration.test_prometheus import TOKEN
 
 pytestmark = [
@@ -89,9 +90,7 @@ def test_a_node_that_is_down_is_named(ring_cache: RingCache, services: Services)
             call_command("ring", "usage", "--json", stdout=out)
     finally:
         services.restart("ring-a")
-    for node in ring_cache.client.nodes:
-        assert node.breaker is not None
-        node.breaker.close()
+    close_breakers(ring_cache.client.nodes)
     assert {each.node for each in figures.commands} == {"ring-b", "ring-c"}
     assert figures.sampled > 0
     assert list(figures.unanswered) == ["ring-a"]

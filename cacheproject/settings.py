@@ -1,6 +1,5 @@
 """Settings of the demo project; everything that differs between machines comes from the environment."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,7 @@ CACHES: dict[str, dict[str, Any]] = {
 }
 FLUSH_INTERVAL = env.float("WRITE_BEHIND_FLUSH_INTERVAL", default=1.0)
 WRITE_BEHIND = {
-    # A comma inside of the URL of a cluster is not followed by a scheme
-    "nodes": list(filter(None, re.split(r",(?=[a-z+]+://)", env.str("WRITE_BEHIND_NODES", default="")))),
+    "nodes": env.str("WRITE_BEHIND_NODES", default=""),
     "flush_interval": FLUSH_INTERVAL,
 } | env.json("WRITE_BEHIND_OPTIONS", default={})
 #: The token of the status page, which needs no database; without one there is no page.

@@ -323,7 +323,7 @@ def test_a_tick_waits_for_the_disks_of_all_nodes_at_the_same_time(
         return scatter(requests, *others)
 
     monkeypatch.setattr(drivers, "_scatter", look)
-    with override_settings(WRITE_BEHIND={"nodes": [*settings.WRITE_BEHIND["nodes"], new_node]}):
+    with override_settings(WRITE_BEHIND={"nodes": f"{settings.WRITE_BEHIND['nodes']},{new_node}"}):
         add_one(*meters)
         partitions = writebehind.seal_dirty()
         assert [nodes for nodes in scatters if nodes] == [{0, 1}]
@@ -347,7 +347,7 @@ def test_a_node_without_a_file_stops_its_own_partitions_only(
 ) -> None:
     """The others are sealed and drained; the log says what is wrong."""
     meters = Meter.objects.bulk_create([Meter() for _ in range(60)])
-    with override_settings(WRITE_BEHIND={"nodes": [*settings.WRITE_BEHIND["nodes"], second_node]}):
+    with override_settings(WRITE_BEHIND={"nodes": f"{settings.WRITE_BEHIND['nodes']},{second_node}"}):
         add_one(*meters)
         ring = project_queue().ring
         of_first = [n for n in range(8) if ring.owner(Partition("shop.meter", n).name) == 0]

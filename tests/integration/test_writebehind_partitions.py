@@ -321,7 +321,7 @@ def test_a_damaged_number_is_reported(meters: list[Meter], text: bytes) -> None:
 
 def test_nodes_with_different_numbers_are_reported(meters: list[Meter], services: Services) -> None:
     """A node was emptied, or is new; the command that changes the number ends the fault."""
-    nodes = [*settings.WRITE_BEHIND["nodes"], f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"]
+    nodes = f"{settings.WRITE_BEHIND['nodes']},{services.ring_urls[0].partition('?')[0]}?name=queue-b"
     with one_partition(nodes=nodes, partitions=4, durability="memory"):
         count_all(meters)
         set_numbers(4, 6)

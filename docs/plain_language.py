@@ -5,7 +5,7 @@
     python -m docs.plain_language --count    # the number of findings in each top-level folder
 
 Checks the comments, docstrings and strings of Python files, and the whole text of Lua, SQL,
-Markdown and HTML files. A phrase that is broken over two lines is found too. A line that quotes
+Markdown, HTML and YAML files. A phrase that is broken over two lines is found too. A line that quotes
 a phrase on purpose carries the words ``plain: ok`` in a comment. Text between the marks of
 ``docs/generated.py`` is skipped: it is checked where it is written.
 """
@@ -26,7 +26,7 @@ __all__ = ["Finding", "Phrase", "find_in_text", "find_phrases", "main"]
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Files that are read, by the end of their name.
-SUFFIXES = frozenset({".py", ".lua", ".sql", ".md", ".html", ".yaml"})
+SUFFIXES = frozenset({".py", ".lua", ".sql", ".md", ".html", ".yaml", ".yml"})
 #: Folders that hold no text of ours.
 SKIPPED = frozenset({"_build", "__pycache__", "screenshots", "node_modules", "migrations"})
 #: A line that carries this quotes a phrase on purpose.
@@ -137,7 +137,7 @@ def _prose(text: str, suffix: str) -> str:
     """Return a text of the same length and lines, with the marks of its comments blanked out."""
     if suffix in {".lua", ".sql"}:
         return text.replace("--", "  ")
-    if suffix == ".yaml":
+    if suffix in {".yaml", ".yml"}:
         return text.replace("#", " ")
     return _GENERATED.sub(lambda part: re.sub(r"[^\n]", _CODE, part[0]), text)
 

@@ -34,8 +34,8 @@ test: $(STAMP)  ## Run the tests, on real services that are started for them
 test-fast: $(STAMP)  ## Run the tests that need no server (20 seconds)
 	@$(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/properties tests/typing $(ARGS)
 
-# How long `make soak` checks each mode of reading, and writes each family of models at random; what lands is
-# checked four times as long, and then during as many changes of what is around it
+# For how many seconds `make soak` checks each mode of reading, and writes each family of models at random. The
+# drains are checked four times as long, and then during this number of changes of types, nodes and code
 SECONDS ?= 60
 
 soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything killed; more schedules, hostile records, interruptions

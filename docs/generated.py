@@ -190,7 +190,7 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
         words = (
             " / ".join(f"`{word}`" for word in action.option_strings) or f"`{action.metavar or action.dest}`"
         )
-        if action.choices is not None:
+        if action.choices is not None and not isinstance(action.choices, range):  # its help names the range
             words += " (" + ", ".join(f"`{choice}`" for choice in action.choices) + ")"
         shown.append(f"- {words}: {action.help or ''}".replace("%%", "%").rstrip(": "))
     return shown

@@ -53,7 +53,7 @@ class Command(BaseCommand):
     """Run services, worker and site, put a load on them, and print a summary."""
 
     help = (
-        "Starts the services that the environment does not name, a worker and the site; runs a load of "
+        "Starts the services that the environment does not name, two workers and the site; runs a load of "
         "readers and writers with live counts; and checks at the end that Postgres holds exactly what was "
         "written. On a terminal the site then stays up until Ctrl-C."
     )

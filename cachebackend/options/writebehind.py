@@ -46,7 +46,7 @@ class WriteBehindOptions:
     """The options of ``WRITE_BEHIND``; times in seconds.
 
     Attributes:
-        nodes: The queue nodes, or the URL of a cluster. None: write-behind is off.
+        nodes: The queue nodes, or the URL of a cluster. Without any, write-behind is off.
         cluster: Read from ``nodes``, if that is the URL of a cluster. No node is left in ``nodes`` then.
         partitions: The number of partitions of each model's queue. One worker at a time drains
             a partition. The queue nodes store it when the first write arrives, and then every process

@@ -7,7 +7,7 @@ import random
 import time
 from typing import Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "LogRateLimit", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "LogRateLimit", "RateLimit", "SystemClock"]
 
 #: Bytes in a token: with 128 random bits no two tokens are equal.
 TOKEN_BYTES = 16
@@ -49,6 +49,28 @@ class SystemClock:
 SYSTEM_CLOCK = SystemClock()
 
 
+class RateLimit:
+    """Lets something happen at most once in a number of seconds; the first time at once.
+
+    Args:
+        clock: The source of time.
+        seconds: The least time between two of them.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._last = float("-inf")
+
+    def allows(self) -> bool:
+        """Return whether it may happen now; the caller then does it."""
+        now = self._clock.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
 class LogRateLimit:
     """Rate-limits a repeated log message, and counts the events that it suppressed.
 
@@ -60,9 +82,7 @@ class LogRateLimit:
     """
 
     def __init__(self, clock: Clock, seconds: float = 60.0) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._logged_at = float("-inf")
+        self._limit = RateLimit(clock, seconds)
         self._unlogged = 0
 
     def to_log(self, count: int = 1) -> int:
@@ -72,9 +92,7 @@ class LogRateLimit:
             The number of events since the last log message, if one is due now; else 0.
         """
         self._unlogged += count
-        now = self._clock.monotonic()
-        if now - self._logged_at < self._seconds:
+        if not self._limit.allows():
             return 0
-        self._logged_at = now
         unlogged, self._unlogged = self._unlogged, 0
         return unlogged

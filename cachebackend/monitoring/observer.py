@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cachebackend import protocol
 from cachebackend.backend import ring_cache
 from cachebackend.client import QueueClient, RingClient
-from cachebackend.clock import SYSTEM_CLOCK
+from cachebackend.clock import SYSTEM_CLOCK, RateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
@@ -49,7 +49,7 @@ _FAULTS = (
     FaultKind.WRITES_DROPPED,
     FaultKind.WRITES_REFUSED,
 )
-_next_look = 0.0
+_looks = RateLimit(SYSTEM_CLOCK, INTERVAL)
 #: The database that does not answer this process; None: every one answers. It stores no event meanwhile.
 _outage: Fault | None = None
 
@@ -60,11 +60,8 @@ def observe(faults: Sequence[Fault] | None = None) -> None:
     Args:
         faults: The faults of the site, the consequences below their causes; None: they are not known.
     """
-    global _next_look  # noqa: PLW0603  # one for the whole process
-    now = SYSTEM_CLOCK.monotonic()
-    if now < _next_look:
+    if not _looks.allows():
         return
-    _next_look = now + INTERVAL
     try:
         states = [] if faults is None else list(fault_states(faults))
         if faults is not None and _outage is not None:  # do not wait for it once more

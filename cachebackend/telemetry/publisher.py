@@ -19,7 +19,7 @@ from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient, RingClient
-from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
+from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit, RateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
@@ -59,7 +59,7 @@ _marked: WeakKeyDictionary[Counters[Any], dict[tuple[str, str], str]] = WeakKeyD
 
 C = TypeVar("C", Counts, DrainCounts)
 _refusals = LogRateLimit(SYSTEM_CLOCK)
-_next_level = 0.0
+_levels = RateLimit(SYSTEM_CLOCK, LEVEL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +224,8 @@ def level_all() -> None:
     Without it a count would fall when a node is lost, if the other node was emptied before that and nobody
     read the count in between. The relay calls it.
     """
-    global _next_level  # noqa: PLW0603  # one for the whole process
-    now = SYSTEM_CLOCK.monotonic()
-    if now < _next_level:
+    if not _levels.allows():
         return
-    _next_level = now + LEVEL_SECONDS
     try:
         for alias in ring_aliases():
             _of_alias(alias).level()

@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from cachebackend import RingCache, tasks
 from cachebackend.admin.actions import ActionForm
+from cachebackend.clock import SYSTEM_CLOCK, RateLimit
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.management.report import ReportCommand
 from cachebackend.models import Event, ParkedWrite
@@ -41,7 +42,7 @@ def texts() -> list[str]:
 
 def look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Report this process, and let the relay look at once."""
-    monkeypatch.setattr(observer, "_next_look", 0.0)
+    monkeypatch.setattr(observer, "_looks", RateLimit(SYSTEM_CLOCK, observer.INTERVAL))
     report_this_process()
     tasks.relay()
 
@@ -125,7 +126,7 @@ def test_a_fault_begins_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the page, the status page or the metrics have seen it."""
     fault = Fault(FaultKind.NO_BEAT, "A worker runs, but beat does not.")
     for faults in ([], [fault], [fault], []):
-        monkeypatch.setattr(observer, "_next_look", 0.0)
+        monkeypatch.setattr(observer, "_looks", RateLimit(SYSTEM_CLOCK, observer.INTERVAL))
         observer.observe(faults)
     assert texts() == [fault.message, "Over: no-beat."]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cachebackend.clock import SYSTEM_CLOCK, TOKEN_BYTES, LogRateLimit, SystemClock
+from cachebackend.clock import SYSTEM_CLOCK, TOKEN_BYTES, LogRateLimit, RateLimit, SystemClock
 
 
 class HeldClock(SystemClock):
@@ -19,6 +19,17 @@ def test_no_two_tokens_are_equal() -> None:
     tokens = {SYSTEM_CLOCK.token() for _ in range(1000)}
     assert len(tokens) == 1000
     assert {len(token) for token in tokens} == {TOKEN_BYTES}
+
+
+def test_a_rate_limit_allows_the_first_time_and_once_in_its_seconds() -> None:
+    """A refusal does not begin another wait."""
+    clock = HeldClock()
+    limit = RateLimit(clock, 60.0)
+    assert [limit.allows(), limit.allows()] == [True, False]
+    clock.seconds += 59.9
+    assert not limit.allows()
+    clock.seconds += 0.1
+    assert [limit.allows(), limit.allows()] == [True, False]
 
 
 def test_the_first_event_is_logged_and_later_ones_once_a_minute() -> None:

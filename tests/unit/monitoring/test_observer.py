@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cachebackend.clock import SYSTEM_CLOCK, RateLimit
 from cachebackend.monitoring import observer
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.observer import deploy_states, fault_states, observe, settings_states
@@ -100,7 +101,7 @@ def test_the_outage_of_a_database_is_stored_when_it_is_over() -> None:
 @pytest.mark.usefixtures("no_outage")
 def test_nothing_is_stored_while_a_database_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a page does not wait for it again. The nodes are not asked either."""
-    monkeypatch.setattr(observer, "_next_look", 0.0)
+    monkeypatch.setattr(observer, "_looks", RateLimit(SYSTEM_CLOCK, observer.INTERVAL))
     monkeypatch.setattr(observer, "read_processes", lambda: pytest.fail("it is asked"))
     observe([Fault(FaultKind.DATABASE_DOWN, "PostgreSQL does not answer", 5000.0)])
 
@@ -115,7 +116,7 @@ def test_a_process_looks_once_in_a_while_and_never_raises(
         looks.append(1)
         raise ValueError
 
-    monkeypatch.setattr(observer, "_next_look", 0.0)
+    monkeypatch.setattr(observer, "_looks", RateLimit(SYSTEM_CLOCK, observer.INTERVAL))
     monkeypatch.setattr(observer, "read_processes", fail)
     observe()
     observe()

@@ -78,20 +78,12 @@ class KeySamples:
             counts.hits += TIMED_ONE_IN
         else:
             counts.misses += TIMED_ONE_IN
-        hot = self._hot  # threads share it: a lost count of a sample does no harm
+        # Threads share it: a lost count of a sample does no harm. ``take_hot`` may replace it meanwhile
+        hot = self._hot
         if key in hot or len(hot) < MAX_HOT_KEYS:
             hot[key] = hot.get(key, 0) + 1
         else:
-            self._replace_coldest(key)
-
-    def _replace_coldest(self, key: bytes) -> None:
-        """Give a key the place and the count of the coldest one.
-
-        Source: Space-Saving (Metwally, Agrawal, El Abbadi, 2005): no hot key is left out.
-        """
-        coldest, count = min(tuple(self._hot.items()), key=lambda item: item[1])
-        self._hot.pop(coldest, None)
-        self._hot[key] = count + 1
+            _replace_coldest(hot, key)
 
     def add_load(self, key: bytes, seconds: float) -> None:
         """Count a load, and the time that it took."""
@@ -116,3 +108,13 @@ class KeySamples:
         group = group_of(key)
         form = self._forms[key] = form_of(FormKind.KEYS, group, "") if group else None
         return form
+
+
+def _replace_coldest(hot: dict[bytes, int], key: bytes) -> None:
+    """Give a key the place and the count of the coldest one.
+
+    Source: Space-Saving (Metwally, Agrawal, El Abbadi, 2005): no hot key is left out.
+    """
+    coldest, count = min(tuple(hot.items()), key=lambda item: item[1])
+    hot.pop(coldest, None)
+    hot[key] = count + 1

@@ -72,3 +72,19 @@ def test_a_hot_key_stays_among_many_cold_ones() -> None:
     hot = samples.take_hot()
     assert max(hot, key=lambda key: hot[key]) == b"shop:1:hot"
     assert key_counts.MIN_SAMPLES > 1
+
+
+def test_a_get_is_counted_while_another_thread_takes_the_hot_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that publishes takes them between two steps of the count; a get must never fail for it."""
+    samples = KeySamples()
+    for number in range(MAX_HOT_KEYS):
+        samples.add_get(b"shop:1:cold:%d" % number, is_hit=True)
+    replace = key_counts._replace_coldest
+
+    def interrupted(hot: dict[bytes, int], key: bytes) -> None:
+        samples.take_hot()
+        replace(hot, key)
+
+    monkeypatch.setattr(key_counts, "_replace_coldest", interrupted)
+    samples.add_get(b"shop:1:one-more", is_hit=True)
+    assert samples.take_hot() == {}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from cachebackend.client import QueueClient, RingClient
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit, RateLimit
 from cachebackend.conf import ring_aliases, write_behind_options
 from cachebackend.counters import Counters, Counts, DrainCounts
-from cachebackend.errors import ConfigurationError, NodeReplyError, RingCacheError
+from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
 from cachebackend.telemetry.periods import PERIODS, Period
@@ -200,22 +201,11 @@ def publish_write_counts() -> None:
     _of_queue().publish()
 
 
-def publish_all(**_: Any) -> None:
-    """Publish the counts of every alias, and of drains; never raises."""
+def publish_all() -> None:
+    """Publish the counts of every alias, and of write-behind; never raises."""
     for alias in ring_aliases():
-        try:
-            publish_counts(alias)
-        except ConfigurationError:
-            continue  # it counted nothing; its users and the checks report its faults
-        except Exception as error:
-            raise_interrupt(error)
-            logger.exception("the counts of %r could not be published", alias)
-    try:
-        if write_behind_options().is_on:
-            publish_write_counts()
-    except Exception as error:
-        raise_interrupt(error)
-        logger.exception("the counts of drains could not be published")
+        _attempt(partial(publish_counts, alias), f"the counts of {alias!r} could not be published")
+    _attempt(_publish_write_counts_if_on, "the counts of write-behind could not be published")
 
 
 def level_all() -> None:
@@ -226,17 +216,35 @@ def level_all() -> None:
     """
     if not _levels.allows():
         return
+    for alias in ring_aliases():
+        _attempt(partial(_level_alias, alias), f"the copies of the counts of {alias!r} could not be compared")
+    _attempt(_level_queue, "the copies of the counts of write-behind could not be compared")
+
+
+def _publish_write_counts_if_on() -> None:
+    if write_behind_options().is_on:
+        publish_write_counts()
+
+
+def _level_alias(alias: str) -> None:
+    _of_alias(alias).level()
+    total_query_counts(alias)
+
+
+def _level_queue() -> None:
+    if write_behind_options().is_on:
+        _of_queue().level()
+
+
+def _attempt(act: Callable[[], None], failure: str) -> None:
+    """Call a function; log the failure if nothing else reports its error. Never raises."""
     try:
-        for alias in ring_aliases():
-            _of_alias(alias).level()
-            total_query_counts(alias)
-        if write_behind_options().is_on:
-            _of_queue().level()
+        act()
     except RingCacheError:
-        return  # the breaker logs a node that does not answer
+        return  # the breaker logs a node that does not answer, and the checks report wrong settings
     except Exception as error:
         raise_interrupt(error)
-        logger.exception("the copies of the counts could not be compared")
+        logger.exception(failure)
 
 
 def counts_by_step(alias: str, period: Period, count: int | None = None) -> dict[int, Counts | None]:

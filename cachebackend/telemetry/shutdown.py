@@ -25,7 +25,6 @@ import multiprocessing.util
 import os
 import queue
 import threading
-from typing import Any
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.counters import Counters
@@ -116,7 +115,7 @@ def _start() -> None:
             _publisher = publisher
 
 
-def publish_last(**_: Any) -> None:
+def publish_last() -> None:
     """Publish for the last time: the process ends."""
     if _publisher is not None:
         if _publisher.is_alive():

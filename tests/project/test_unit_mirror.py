@@ -44,7 +44,6 @@ WITHOUT = {
     "monitoring/registry": "asks nodes: tests/integration/test_query_inspection.py",
     "monitoring/setup": "asks nodes",
     "monitoring/site": "asks nodes and databases",
-    "node/loops": "sockets and event loops: tests/integration/test_connections.py",
     "node/node": "sockets: tests/integration/test_connections.py and test_failures.py",
     "node/tracking": "a thread with a socket: tests/integration/test_near.py",
     "policies/policy": "a Protocol; tests/unit/policies/test_policies.py holds each policy to it",

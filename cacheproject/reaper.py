@@ -30,6 +30,14 @@ def _is_ours(pid: int) -> bool:
         return not Path("/proc/self").exists()  # macOS has no /proc; a gone process has none either
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process, as Postgres has one for each connection; none without ``/proc``."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def main() -> None:
     """Wait until the parent is gone, then end the processes and remove the folder."""
     for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
@@ -39,7 +47,9 @@ def main() -> None:
     for pid, number in jobs:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
-            os.kill(pid, signal.SIGCONT)  # a suspended process cannot end
+        for process in (pid, *children_of(pid)):  # what is suspended cannot end
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGCONT)
     end = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < end and any(_is_ours(pid) for pid, _ in jobs):
         time.sleep(0.02)

@@ -172,7 +172,7 @@ class Services:
     def kill(self, name: str) -> None:
         """End a server at once, like a power cut."""
         process = self._process(name)
-        children = _children(process)
+        children = reaper.children_of(process.pid)
         process.kill()
         process.wait()
         _signal_each(children, signal.SIGCONT)  # a child of Postgres ends by itself, unless it is suspended
@@ -191,13 +191,13 @@ class Services:
         """Send a signal to a server and to its children; Postgres has one for each connection."""
         process = self._process(name)
         process.send_signal(number)
-        _signal_each(_children(process), number)
+        _signal_each(reaper.children_of(process.pid), number)
 
     def restart(self, name: str) -> None:
         """Start a server again on its old port; a queue node reads its file, a ring node is empty."""
         server = self._servers[name]
-        if server.is_running:
-            server.end()
+        self._ask_to_end(name)
+        server.end()
         server.start()
         server.wait_until_ready(keep_port=True)
 
@@ -220,10 +220,8 @@ class Services:
         atexit.unregister(self.close)
         for cluster in filter(None, (self.cluster, self.queue_cluster)):
             cluster.close()
-        for name, server in self._servers.items():
-            if server.process is not None and server.is_running:
-                server.process.send_signal(server.stop_signal)
-                self._signal_all(name, signal.SIGCONT)  # what is suspended cannot end
+        for name in self._servers:
+            self._ask_to_end(name)
         for server in self._servers.values():
             server.end()
         self._servers.clear()
@@ -270,6 +268,12 @@ class Services:
         )
         return server
 
+    def _ask_to_end(self, name: str) -> None:
+        server = self._servers[name]
+        if server.process is not None and server.is_running:
+            server.process.send_signal(server.stop_signal)
+            self._signal_all(name, signal.SIGCONT)  # what is suspended cannot end
+
     def _on_start(self, pid: int, stop_signal: signal.Signals) -> None:
         """Send the reaper the process to end, and the signal, for when this process is gone."""
         if self._reaper.stdin is not None:
@@ -282,12 +286,6 @@ class Services:
             message = f"no service {name!r}; there are {', '.join(self._servers)}"
             raise KeyError(message)
         return server.process
-
-
-def _children(process: subprocess.Popen[bytes]) -> list[int]:
-    """Return the process ids of the children of a server; none where there is no ``/proc``."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in children.read_text().split()] if children.exists() else []
 
 
 def _signal_each(pids: Sequence[int], number: int) -> None:

@@ -69,8 +69,8 @@ def test_a_node_is_killed_stopped_resumed_and_restarted_under_its_name() -> None
             services.kill("ring-z")
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_a_suspended_postgres_ends_with_the_processes_of_its_connections(is_killed: bool) -> None:
+@pytest.mark.parametrize("end", ["close", "kill", "restart"])
+def test_a_suspended_postgres_ends_with_the_processes_of_its_connections(end: str) -> None:
     """They are suspended too, and a suspended process cannot end."""
     with ExitStack() as connections, Services(ring=0, queue=0) as services:
         connection = connections.enter_context(closing(psycopg.connect(str(services.database_url))))
@@ -78,10 +78,7 @@ def test_a_suspended_postgres_ends_with_the_processes_of_its_connections(is_kill
         assert connection.info.backend_pid in children
         watched = [os.pidfd_open(child) for child in children]
         services.stop("postgres")
-        if is_killed:
-            services.kill("postgres")
-        else:
-            services.close()
+        getattr(services, end)(*(() if end == "close" else ("postgres",)))
         assert ended(watched)
 
 
@@ -134,6 +131,23 @@ def test_the_command_can_start_a_cluster() -> None:
     assert parent.returncode == 0
     assert environment.keys() == {"RING_NODES"}
     assert environment["RING_NODES"].startswith("redis+cluster://:")
+
+
+def test_a_suspended_postgres_ends_when_the_parent_is_killed() -> None:
+    """With the processes of its connections."""
+    command = [sys.executable, str(MANAGE), "services", "--json", "--ring", "0", "--queue", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdout is not None
+        url = json.loads(parent.stdout.readline())["DATABASE_URL"]
+        with closing(psycopg.connect(url)) as connection:
+            [postgres] = [child for child in children_of(parent.pid) if children_of(child)]
+            processes = [postgres, *children_of(postgres)]
+            assert connection.info.backend_pid in processes
+            watched = [os.pidfd_open(process) for process in processes]
+            for process in processes:
+                os.kill(process, signal.SIGSTOP)
+            parent.kill()
+            assert ended(watched)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

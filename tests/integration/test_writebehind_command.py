@@ -19,7 +19,9 @@ from cachebackend import tasks, uuid7, writebehind
 from cachebackend.counters import DrainCounts
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.monitoring import queue_figures
+from cachebackend.monitoring import queue_figures, queues
+from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.totals import Total
 from cachebackend.writebehind import partition_statuses, sessions
 from cachebackend.writebehind.queue import project_queue
@@ -54,6 +56,18 @@ def test_status_reports_and_drain_drains(meter: Meter) -> None:
         "waiting": 0, "left": 0, "partitions": {}, "unanswered": {},
     }  # fmt: skip
     assert command("status")["waiting"] == 0
+
+
+def test_a_note_is_no_fault_of_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes that failed half an hour ago: the command exits with 0, and the page is well too."""
+    note = Fault(FaultKind.WRITES_REFUSED, "3 writes failed, and none since.", is_note=True)
+    monkeypatch.setattr(queues, "lost_faults", lambda *_: [note])
+    report = command("status")
+    assert (report["well"], report["faults"], report["notes"]) == (True, [], [note.message])
+    out = StringIO()
+    call_command("writebehind", "status", stdout=out)
+    assert f"note: {note.message}" in out.getvalue()
+    assert "not well" not in out.getvalue()
 
 
 def test_status_shows_writes_of_rows_that_the_worker_does_not_see(meter: Meter) -> None:
@@ -365,7 +379,7 @@ def test_retry_prints_no_values_of_a_row(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_status_says_that_its_counts_are_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that stores them is away: a sum that falls without a word looks like lost writes."""
     total = Total(DrainCounts(accepted=1630), ("ring-c",))
-    monkeypatch.setattr("cachebackend.management.commands.writebehind.total_drains", lambda: total)
+    monkeypatch.setattr("cachebackend.management.writebehind_status.total_drains", lambda: total)
     out = StringIO()
     with suppress(SystemExit):
         call_command("writebehind", "status", stdout=out)

@@ -27,6 +27,7 @@ WITHOUT = {
     "management/repair_actions": "actions of a command: tests/integration/test_writebehind_command.py",
     "management/ring_status": "an action of a command: tests/integration/test_ring_command.py",
     "management/usage_actions": "actions of a command: tests/integration/test_usage.py",
+    "management/writebehind_status": "an action of a command: tests/integration/test_writebehind_command.py",
     "management/ring_simulate": "a command; what it computes is in management/simulation",
     "backend/collations": "asks the database's catalogue: tests/integration/test_keys.py",
     "managers/audit": "compares rows with nodes",

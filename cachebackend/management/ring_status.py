@@ -57,7 +57,7 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
         )
     faults = _faults({alias: nodes[alias] for alias in aliases}, processes)
     for alias, client in clients_of(chosen):
-        faults += unserved_faults(repr(alias), client.clusters)
+        faults += unserved_faults(repr(alias), client.clusters, alias_scope(alias))
     for line in lines_of(faults):
         command.say(line if line.startswith(" ") else f"not well: {line}")
     is_well = not faults and all(row["state"] == UP for rows in aliases.values() for row in rows)

@@ -25,15 +25,16 @@ def read_slots(clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | Rin
             cluster.try_reload()
 
 
-def unserved_faults(owner: str, clusters: Iterable[Cluster]) -> Iterator[Fault]:
+def unserved_faults(owner: str, clusters: Iterable[Cluster], scope: frozenset[str]) -> Iterator[Fault]:
     """Yield a fault for each cluster some of whose slots no server has.
 
     Args:
         owner: What uses the clusters, for the message.
         clusters: The clusters, as ``read_slots`` has read them.
+        scope: What the fault concerns.
     """
     for cluster in clusters:
         if count := len(cluster.ring.unserved):
             slots = f"{counted(count, 'slot')} of the cluster of {owner} {'is' if count == 1 else 'are'}"
             message = f"{slots} served by no server: keys there miss, and deletes of them wait."
-            yield Fault(FaultKind.SLOTS_UNSERVED, message)
+            yield Fault(FaultKind.SLOTS_UNSERVED, message, scope=scope)

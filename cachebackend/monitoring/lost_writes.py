@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cachebackend.counters import DrainCounts
-from cachebackend.monitoring.faults import Fault
+from cachebackend.monitoring.faults import Fault, alias_scope
 from cachebackend.monitoring.formatting import counted, time_of_day
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import RECENT_MINUTES
+from cachebackend.telemetry.agreed_settings import QUEUE
 
 __all__ = ["lost_faults"]
 
 #: Seconds after a minute until every process has published what it counted in it.
 PUBLISHED_SECONDS = 15.0
+_SCOPE = alias_scope(QUEUE)
 
 
 class _Loss(NamedTuple):
@@ -44,7 +46,8 @@ def lost_faults(minutes: Sequence[DrainCounts | None], now: float) -> Iterator[F
     if failed := _last_loss(minutes, now, lambda counts: counts.refused + counts.unknown):
         yield _failed_fault(failed, now)
     if dropped := _last_loss(minutes, now, lambda counts: counts.dropped):
-        yield Fault(FaultKind.WRITES_DROPPED, f"{_dropped(dropped)}, {_when(dropped, now)}.", dropped.since)
+        message = f"{_dropped(dropped)}, {_when(dropped, now)}."
+        yield Fault(FaultKind.WRITES_DROPPED, message, dropped.since, scope=_SCOPE)
 
 
 def _failed_fault(loss: _Loss, now: float) -> Fault:
@@ -54,7 +57,8 @@ def _failed_fault(loss: _Loss, now: float) -> Fault:
     text = f"{counted(failed, 'write')} failed {_when(loss, now)}: {callers} got errors"
     if counts.unknown:
         text += f"; {counts.unknown:,} of them may be queued nevertheless"
-    return Fault(FaultKind.WRITES_REFUSED, f"{text}.", loss.since, is_note=not _goes_on(loss, now))
+    is_note = not _goes_on(loss, now)
+    return Fault(FaultKind.WRITES_REFUSED, f"{text}.", loss.since, scope=_SCOPE, is_note=is_note)
 
 
 def _dropped(loss: _Loss) -> str:

@@ -119,7 +119,7 @@ def queue_node_faults(
             yield Fault(FaultKind.QUEUE_NODE_FULL, message, advice=advice, scope=scope)
     client = monitoring_queue()
     if client.cluster is not None:
-        yield from unserved_faults("write-behind", [client.cluster])
+        yield from unserved_faults("write-behind", [client.cluster], node_scope(QUEUE, *unserved_parts()))
     up = {node.name for node in nodes if node.is_up}
     indexes = [index for name, (index, *_) in client.servers().items() if name in up]
     for fault in settings_faults(client, indexes):

@@ -88,7 +88,7 @@ def alias_figures(alias: str) -> AliasFigures:
     publish_counts(alias)
     client = ring_cache(alias).client
     nodes = node_figures(client)
-    faults = [*unserved_faults(repr(alias), client.clusters)]
+    faults = [*unserved_faults(repr(alias), client.clusters, alias_scope(alias))]
     faults += refusal_faults(alias, nodes)
     faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)

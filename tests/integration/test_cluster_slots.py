@@ -13,6 +13,8 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from cachebackend.monitoring import alias_figures, queue_figures
+from cachebackend.monitoring.faults import alias_scope, node_scope
+from cachebackend.monitoring.queue_nodes import unserved_parts
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import CLUSTER_PARTS
 from cachebackend.ring import cluster_slot
@@ -46,10 +48,15 @@ def test_a_slot_that_no_server_has_is_a_fault_of_its_own(unserved: int) -> None:
     assert sum(node.slots or 0 for node in figures.nodes) == 16_383
     [fault] = [each for each in figures.faults if each.kind is FaultKind.SLOTS_UNSERVED]
     assert "1 slot of the cluster of 'default' is served by no server" in fault.message
+    assert fault.scope == alias_scope("default")
     faults = queue_figures().faults
     kinds = {each.kind for each in faults} - {FaultKind.QUEUE_SETTINGS}
     assert kinds == {FaultKind.SLOTS_UNSERVED}
-    assert "the cluster of write-behind" in next(f for f in faults if f.kind in kinds).message
+    [fault] = [each for each in faults if each.kind in kinds]
+    assert "the cluster of write-behind" in fault.message
+    [part] = unserved_parts()
+    assert part.startswith(CLUSTER_PARTS[0])
+    assert fault.scope == node_scope("WRITE_BEHIND", part)
 
 
 def test_the_status_of_the_ring_says_so(unserved: int) -> None:

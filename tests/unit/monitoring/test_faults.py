@@ -92,6 +92,26 @@ def test_one_fault_for_each_cause_with_its_consequences_below_it() -> None:
             Fault(FaultKind.WRITES_WAIT, "", scope=database_scope("default")),
             True,
         ),
+        (
+            Fault(FaultKind.SLOTS_UNSERVED, "", scope=alias_scope("default")),
+            Fault(FaultKind.FIGURES_UNREADABLE, "", scope=alias_scope("second")),
+            False,
+        ),
+        (
+            Fault(FaultKind.SLOTS_UNSERVED, "", scope=alias_scope("default")),
+            Fault(FaultKind.WRITES_DROPPED, "", scope=alias_scope("WRITE_BEHIND")),
+            False,
+        ),
+        (
+            Fault(FaultKind.SLOTS_UNSERVED, "", scope=node_scope("WRITE_BEHIND", "q0")),
+            Fault(FaultKind.WRITES_WAIT, "", scope=node_scope("WRITE_BEHIND", "q1")),
+            False,
+        ),
+        (
+            Fault(FaultKind.SLOTS_UNSERVED, "", scope=node_scope("WRITE_BEHIND", "q0")),
+            Fault(FaultKind.WRITES_DROPPED, "", scope=alias_scope("WRITE_BEHIND")),
+            True,
+        ),
     ],
 )
 def test_a_fault_explains_only_what_concerns_the_same(cause: Fault, other: Fault, is_explained: bool) -> None:

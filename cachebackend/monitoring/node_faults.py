@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.formatting import duration
+from cachebackend.monitoring.node_views import has_noticed, users_of, view_of
 from cachebackend.monitoring.nodes import NodeFigures, seen_by
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.runbook import FaultKind
@@ -45,8 +46,6 @@ _OF_NODES = {
     FaultKind.NODE_REPLAYING,
     FaultKind.NODE_PARTLY_REACHED,
 }
-#: Seconds after which every process has noticed that a node is down, and has reported that.
-NOTICED_SECONDS = 7.0
 
 
 def node_faults(alias: str, nodes: Sequence[NodeFigures], processes: ProcessFigures) -> Iterator[Fault]:
@@ -101,12 +100,10 @@ def _other_users(alias: str, node: NodeFigures, processes: ProcessFigures) -> li
     """Return the other processes that use a node: they do not report it as down, and had the time to."""
     if node.since is None:
         return []
-    ejected_for = processes.now - node.since
     return [
         each
-        for each in processes.processes or ()
+        for each in users_of(processes.processes or (), alias, node.name, processes.now)
         if each.id != process_id()
-        and any(of == alias for of, _ in each.names)
-        and each.age < ejected_for - NOTICED_SECONDS
-        and not any((view.alias, view.node) == (alias, node.name) for view in each.views)
+        and view_of(each, alias, node.name) is None
+        and has_noticed(each, node.since, processes.now)
     ]

@@ -19,6 +19,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import duration, moment
+from cachebackend.monitoring.node_views import users_of, view_of
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.processes import Process, read_processes
@@ -98,19 +99,15 @@ def node_states(
     """Yield for each node how many processes do not use it, and which run of the server answers."""
     servers = _servers(client)
     infos = client.run(protocol.node_infos(client.context, list(servers.values())))
-    users = sum(any(of == alias for of, _ in process.names) for process in processes)
+    now = SYSTEM_CLOCK.now()
     for server, info in zip(servers, infos, strict=True):
         name = f"{server} of {alias!r}"
-        views = [
-            view
-            for process in processes
-            for view in process.views
-            if (view.alias, view.node) == (alias, server)
-        ]
+        users = users_of(processes, alias, server, now)
+        views = [view for each in users if (view := view_of(each, alias, server)) is not None]
         if not views:
             yield State("node", f"node {name}", "used", f"Node {name} is back: all processes use it.")
-        elif len(views) < users:
-            text = f"Node {name} is down for {len(views)} of {users} processes: {views[0].error}"
+        elif len(views) < len(users):
+            text = f"Node {name} is down for {len(views)} of {len(users)} processes: {views[0].error}"
             yield State("node", f"node {name}", "partly used", text)
         else:
             text = f"Node {name} is down: {views[0].error}"

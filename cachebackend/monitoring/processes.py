@@ -14,11 +14,12 @@ from django.conf import settings
 
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault, node_scope
 from cachebackend.monitoring.formatting import duration
+from cachebackend.monitoring.node_views import labels, view_faults
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.versions import version_faults, versions_text
 from cachebackend.node.breaker import REPLAYING
 from cachebackend.telemetry.agreed_settings import QUEUE, AgreedSetting, ring_change_settings
-from cachebackend.telemetry.processes import NodeView, Process, Processes, read_processes
+from cachebackend.telemetry.processes import Process, Processes, read_processes
 
 __all__ = [
     "Difference",
@@ -27,18 +28,13 @@ __all__ = [
     "dated",
     "differences",
     "process_figures",
-    "view_faults",
 ]
 
 #: Stands for a setting that a process does not have.
 _UNSET = AgreedSetting("", "not set")
-#: The most processes that a sentence names.
-MAX_NAMED = 3
 #: Between the block of a setting and the server to which a process gives another name.
 _NAME_OF = ": the name of "
 _QUOTES = "'\""
-#: Seconds after which a process has tried a node again, so that it was not only restarted.
-PARTLY_SECONDS = 10.0
 
 
 class Difference(NamedTuple):
@@ -261,13 +257,7 @@ def _texts(own: Sequence[Difference]) -> Iterator[str]:
 
 def _named(processes: Sequence[Process]) -> str:
     have = "has other settings" if len(processes) == 1 else "have other settings"
-    return f"{_labels(processes)} {have}"
-
-
-def _labels(processes: Sequence[Process]) -> str:
-    names = ", ".join(process.label for process in processes[:MAX_NAMED])
-    more = len(processes) - MAX_NAMED
-    return f"{names} and {more} more" if more > 0 else names
+    return f"{labels(processes)} {have}"
 
 
 def clock_faults(processes: Sequence[Process]) -> list[Fault]:
@@ -288,7 +278,7 @@ def clock_faults(processes: Sequence[Process]) -> list[Fault]:
     faults = []
     for host, seconds in ahead.items():
         if _is_off(seconds):
-            message = f"The clock of {host} ({_labels(by_host[host])}) is {_off(seconds)} that of the nodes."
+            message = f"The clock of {host} ({labels(by_host[host])}) is {_off(seconds)} that of the nodes."
             faults.append(Fault(FaultKind.CLOCK_WRONG, message))
     return faults
 
@@ -299,39 +289,6 @@ def _is_off(seconds: float) -> bool:
 
 def _off(seconds: float) -> str:
     return f"{duration(abs(seconds))} {'ahead of' if seconds > 0 else 'behind'}"
-
-
-def view_faults(processes: Sequence[Process], now: float) -> Iterator[Fault]:
-    """Yield a fault for each node that some processes, or all of them, do not reach.
-
-    The process that asks may reach it nevertheless: a command may have been given another password. While
-    some reach it, a process that has only not tried it again yet does not count: the node was restarted.
-    """
-    away: dict[tuple[str, str], list[tuple[Process, NodeView]]] = {}
-    for process in processes:
-        for view in process.views:
-            away.setdefault((view.alias, view.node), []).append((process, view))
-    for (alias, node), found in away.items():
-        users = sum(_uses(each, alias) for each in processes)
-        is_partly = len(found) < users
-        seen = [each for each in found if not is_partly or _has_tried(each[1], now)]
-        if seen:
-            which = f"{len(seen)} of {users}" if is_partly else f"any of the {users}"
-            names = _labels([process for process, _ in seen])
-            subject = f"Queue node {node}" if alias == QUEUE else f"Node {node} of {alias!r}"
-            message = f"{subject} is not reached by {which} processes ({names}): {seen[0][1].error}"
-            since = min((view.since for _, view in seen if view.since is not None), default=None)
-            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=node_scope(alias, node))
-
-
-def _has_tried(view: NodeView, now: float) -> bool:
-    """Return whether a process has tried a node again since it ejected it."""
-    return view.since is None or now - view.since > PARTLY_SECONDS
-
-
-def _uses(process: Process, alias: str) -> bool:
-    """Return whether a process uses an alias: it reported to one of its nodes, or could not reach one."""
-    return any(of == alias for of, _ in process.names) or any(view.alias == alias for view in process.views)
 
 
 def dated(fault: Fault, figures: ProcessFigures) -> Fault:

@@ -293,7 +293,7 @@ def test_a_process_tells_how_it_sees_the_nodes(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that it ejected, since when, and when it tries again; others do reach it."""
-    monkeypatch.setattr("cachebackend.monitoring.processes.PARTLY_SECONDS", -1.0)
+    monkeypatch.setattr("cachebackend.monitoring.node_views.PARTLY_SECONDS", -1.0)
     with another_process():
         breaker = ring_cache.client.nodes[0].breaker
         assert breaker is not None

@@ -62,10 +62,11 @@ def test_a_node_that_other_processes_use_is_not_down() -> None:
         processes(now=1005.0),  # the others may not have noticed it yet
         processes(age=59.0),
         ProcessFigures([replace((processes().processes or ())[0], names={})], now=1060.0),
+        ProcessFigures([replace((processes().processes or ())[0], started=1055.0)], now=1060.0),
     ],
 )
 def test_a_node_that_no_other_process_is_known_to_use_is_down(found: ProcessFigures) -> None:
-    """The others do not use it either, or reported too long ago, or do not use this alias."""
+    """The others do not use it either, reported too long ago, do not use this alias, or have only begun."""
     assert fault(found=found).kind == FaultKind.NODE_DOWN
 
 

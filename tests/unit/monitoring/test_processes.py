@@ -14,7 +14,6 @@ from cachebackend.monitoring.processes import (
     clock_faults,
     dated,
     differences,
-    view_faults,
 )
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import AgreedSetting
@@ -125,36 +124,6 @@ def test_a_clock_is_wrong_by_the_clock_of_the_nodes(ahead: dict[str, float], mes
     messages = [fault.message for fault in clock_faults(processes)]
     assert len(messages) == (message is not None)
     assert all(each.startswith(message or "") for each in messages)
-
-
-def test_a_node_that_processes_do_not_reach_is_a_fault() -> None:
-    """Whether the process that asks reaches it or not, and although none of them could report to it."""
-    names = {("default", "b"): "b"}
-    away = process("a", names=names, views=(NodeView("default", "a", "ejected", 5.0, 1.0, "refused"),))
-    other = process("b", names=names)
-    [fault] = view_faults([away, other], 60.0)
-    assert fault.message == ("Node a of 'default' is not reached by 1 of 2 processes (web 1 on h): refused")
-    assert fault.since == 5.0
-    unreported = replace(away, names={})
-    for processes in ([away, replace(away, id="c")], [unreported, replace(unreported, id="c")]):
-        [fault] = view_faults(processes, 6.0)
-        assert "is not reached by any of the 2 processes (web 1 on h, web 1 on h)" in fault.message
-
-
-def test_a_node_that_was_only_restarted_is_no_fault_of_the_network() -> None:
-    """A process that has not tried it again yet does not count; each does within ten seconds."""
-    names = {("default", "b"): "b"}
-    away = process("a", names=names, views=(NodeView("default", "a", "ejected", 55.0, 1.0, "refused"),))
-    assert list(view_faults([away, process("b", names=names)], 60.0)) == []
-    assert len(list(view_faults([away, process("b", names=names)], 66.0))) == 1
-
-
-def test_a_queue_node_is_called_so() -> None:
-    """The name of the setting says nothing to the person on call."""
-    names = {("WRITE_BEHIND", "b"): "b"}
-    away = process("a", names=names, views=(NodeView("WRITE_BEHIND", "q", "ejected", 5.0, 1.0, "refused"),))
-    [fault] = view_faults([away, process("b", names=names)], 60.0)
-    assert fault.message.startswith("Queue node q is not reached by 1 of 2 processes")
 
 
 def test_two_names_that_are_swapped_are_said_to_be() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault, node_scope
+from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS, Fault, database_scope, node_scope
 from cachebackend.monitoring.formatting import duration
 from cachebackend.monitoring.node_views import labels, view_faults
 from cachebackend.monitoring.runbook import FaultKind
@@ -293,14 +293,11 @@ def _off(seconds: float) -> str:
 
 def dated(fault: Fault, figures: ProcessFigures) -> Fault:
     """Return a fault with the time when the first process noticed it, if any process did."""
-    times = [fault.since] if fault.since is not None else []
+    noticed: list[tuple[frozenset[str], float | None]] = []
     for process in figures.processes or ():
         if fault.kind in {FaultKind.NODE_DOWN, FaultKind.QUEUE_NODE_DOWN}:
-            times += [
-                view.since
-                for view in process.views
-                if view.since and node_scope(view.alias, view.node) <= fault.scope
-            ]
-        elif fault.kind == FaultKind.DATABASE_DOWN:
-            times += [since for using, _, since in process.waits if repr(using) in fault.message]
-    return replace(fault, since=min(times, default=None))
+            noticed += [(node_scope(view.alias, view.node), view.since) for view in process.views]
+        elif fault.kind is FaultKind.DATABASE_DOWN:
+            noticed += [(database_scope(using), since) for using, _, since in process.waits]
+    times = [fault.since, *(since for scope, since in noticed if scope <= fault.scope)]
+    return replace(fault, since=min((each for each in times if each is not None), default=None))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cachebackend.monitoring.faults import Fault, node_scope
+from cachebackend.monitoring.faults import Fault, database_scope, node_scope
 from cachebackend.monitoring.processes import (
     Difference,
     ProcessFigures,
@@ -154,11 +154,10 @@ def test_a_fault_began_when_the_first_process_noticed_it() -> None:
     )
     away = process("y", views=(NodeView("WRITE_BEHIND", "q", "ejected", 6.0),))
     assert dated(queue, ProcessFigures([away])).since == 6.0
-    database = Fault(FaultKind.DATABASE_DOWN, "PostgreSQL does not answer (database 'two')")
+    error = "PostgreSQL does not answer: no role 'two'"  # an error may quote a name that is not a database
+    database = Fault(FaultKind.DATABASE_DOWN, error, scope=database_scope("two"))
     assert dated(database, figures).since == 7.0
-    assert (
-        dated(replace(database, message="PostgreSQL does not answer (database 'one')"), figures).since is None
-    )
+    assert dated(replace(database, scope=database_scope("one")), figures).since is None
 
 
 def test_processes_of_a_kind() -> None:

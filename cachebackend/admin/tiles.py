@@ -77,7 +77,9 @@ def _of_alias(figures: AliasFigures, *, is_alone: bool) -> Iterator[Tile]:
     evicting = [node.name for node in figures.nodes if node.evicts_unusually]
     note = note or (_("many evictions: %(names)s") % {"names": _some(evicting)} if evicting else "")
     up = _("%(up)d of %(all)d") % {"up": figures.nodes_up, "all": len(figures.ring_nodes)}
-    yield Tile(f"nodes-{alias}", f"{_('Ring nodes up')}{suffix}", up, note, href, not down, bool(evicting))
+    has_fault = bool(down) or any(fault.topic == "nodes" and not fault.is_note for fault in figures.faults)
+    label = f"{_('Ring nodes up')}{suffix}"
+    yield Tile(f"nodes-{alias}", label, up, note, href, not has_fault, bool(evicting), has_fault)
     recent, hour = hit_ratio(figures.recent), hit_ratio(figures.hour)
     ratio = (UNKNOWN if figures.recent is None else _("no reads")) if recent is None else f"{recent:.1%}"
     last_hour = "" if hour is None else _("%(ratio)s in the last hour") % {"ratio": f"{hour:.1%}"}

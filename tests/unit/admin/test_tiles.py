@@ -58,6 +58,21 @@ def test_reads_that_are_not_known_are_not_zero() -> None:
     assert (shown["hits-default"], shown["gets-default"]) == (UNKNOWN, UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("fault", "css_class"),
+    [
+        (Fault(FaultKind.NODE_REFUSES_WRITES, "…"), "bad"),
+        (Fault(FaultKind.SLOTS_UNSERVED, "…"), "bad"),
+        (Fault(FaultKind.EVICTIONS, "…", is_note=True), "good"),
+    ],
+)
+def test_a_fault_of_nodes_that_answer_turns_their_tile_red(fault: Fault, css_class: str) -> None:
+    """The verdict above it names the fault; a green tile would contradict it."""
+    figures = AliasFigures("default", [], {1: None}, None, None, 240.0, [fault])
+    shown = {tile.key: tile.css_class for tile in tiles([figures], SEEN, EMPTY, QueueFigures())}
+    assert shown["nodes-default"] == css_class
+
+
 @pytest.mark.parametrize("kind", ["queue-node-down", "writes-wait", "writes-parked"])
 def test_every_fault_of_write_behind_turns_its_tile_red(kind: str) -> None:
     """A queue node, writes that wait and writes that are parked share one tile."""

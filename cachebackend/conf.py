@@ -17,6 +17,8 @@ from cachebackend.options.rules import Integer, Number, Optional, Rule
 
 __all__ = [
     "BACKENDS",
+    "DRAIN_QUEUE",
+    "PERIODIC_QUEUE",
     "alias_of",
     "beat_entries",
     "current_namespace",
@@ -29,6 +31,10 @@ __all__ = [
 
 #: The dotted paths under which ``CACHES`` may name the backend.
 BACKENDS = ("cachebackend.RingCache", "cachebackend.backend.RingCache")
+#: The default name of Celery's queue for the drains.
+DRAIN_QUEUE = "drains"
+#: The default name of Celery's queue for ``relay`` and ``tick``.
+PERIODIC_QUEUE = "periodic"
 
 #: The settings that a block of ``CACHES`` may have, and their rules; Django checks none of them.
 _BLOCK_RULES: dict[str, Rule | None] = {

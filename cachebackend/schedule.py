@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DRAIN_QUEUE", "PERIODIC_QUEUE", "beat_schedule", "task_routes"]
+from cachebackend.conf import DRAIN_QUEUE, PERIODIC_QUEUE
 
-#: The default name of Celery's queue for the drains.
-DRAIN_QUEUE = "drains"
-#: The default name of Celery's queue for ``relay`` and ``tick``.
-PERIODIC_QUEUE = "periodic"
+__all__ = ["DRAIN_QUEUE", "PERIODIC_QUEUE", "beat_schedule", "task_routes"]
 
 
 def beat_schedule(

@@ -14,7 +14,7 @@ from django.db import Error, router
 
 from cachebackend import protocol, writebehind
 from cachebackend.client import QueueClient
-from cachebackend.conf import write_behind_options
+from cachebackend.conf import DRAIN_QUEUE, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
@@ -34,9 +34,6 @@ from cachebackend.writebehind.versions import version_fault
 __all__ = ["Facts", "Kind", "Reason", "databases_of", "find_reasons", "reasons_of", "summaries"]
 
 T = TypeVar("T")
-#: Celery's queue of the drains, if neither a worker nor the settings name it: the default of
-#: ``schedule.task_routes``.
-DRAIN_QUEUE = "drains"
 #: A failure that is older is no longer the reason: a drain would have failed again since, even one that is
 #: ended by a limit of time.
 FAILED_SECONDS = 300

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
-from cachebackend.conf import beat_entries, ring_aliases, write_behind_options
+from cachebackend.conf import PERIODIC_QUEUE, beat_entries, ring_aliases, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.monitoring.faults import Fault, max_run_age, max_tick_age
@@ -17,10 +17,6 @@ from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import last_runs
 
 __all__ = ["WorkerFigures", "cause_of_absence", "worker_figures"]
-
-#: Celery's queue of the periodic tasks, if neither a worker nor the settings name it: the default of
-#: ``schedule.task_routes``.
-PERIODIC_QUEUE = "periodic"
 
 
 class Absence(NamedTuple):

@@ -16,7 +16,7 @@ from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.management.report import Report, ReportCommand
 from cachebackend.monitoring import QueueFigures, queue_figures, try_to_read
 from cachebackend.monitoring.faults import max_waiting_age
-from cachebackend.monitoring.queues import Totals, kind_of
+from cachebackend.monitoring.queues import kind_of
 from cachebackend.monitoring.reasons import Kind, summaries
 from cachebackend.monitoring.ring import low_sums
 from cachebackend.telemetry.publisher import total_drains
@@ -65,12 +65,10 @@ def status_report(command: ReportCommand, limits: Mapping[str, float | None]) ->
     command.print_table(_COLUMNS, map(_cells, figures.partitions))
     _print_faults(command, figures, faults, notes, locks)
     is_queue_seen = all(each.is_queue_seen for each in figures.partitions)
-    is_database_seen = not totals.database_faults and all(
-        each.is_database_seen for each in figures.partitions
-    )
-    _print_totals(command, totals, is_queue_seen=is_queue_seen, is_database_seen=is_database_seen)
+    is_database_seen = figures.is_database_up
+    _print_totals(command, figures, is_queue_seen=is_queue_seen)
     writes, missing = _print_writes(command)
-    exceeded = _exceeded(totals, limits)
+    exceeded = _exceeded(figures, limits)
     for name, (figure, limit) in exceeded.items():
         meaning = THRESHOLDS[name].partition(" (")[0].replace("this number of ", f"{limit:g} ")
         command.say(f"not well: {meaning} ({figure:.0f})")
@@ -82,7 +80,7 @@ def status_report(command: ReportCommand, limits: Mapping[str, float | None]) ->
         "oldest_seconds": round(totals.oldest_seconds, 3) if is_queue_seen else None,
         "rows_landed": totals.rows if is_database_seen else None,
         "rows_missing": totals.missing if is_database_seen else None,
-        "parked": totals.parked if is_database_seen else None,
+        "parked": figures.parked,
         "writes": writes,
         "writes_missing": missing,
         "stopped": stopped,
@@ -160,13 +158,12 @@ def _print_faults(
         command.say(line)
 
 
-def _print_totals(
-    command: ReportCommand, totals: Totals, *, is_queue_seen: bool, is_database_seen: bool
-) -> None:
+def _print_totals(command: ReportCommand, figures: QueueFigures, *, is_queue_seen: bool) -> None:
+    totals, count = figures.totals, figures.parked
     known = "" if is_queue_seen else "on the nodes that answer, "
     queued = f"{totals.waiting} changes are queued ({totals.bytes} bytes)"
     oldest = f"the oldest for {totals.oldest_seconds:.1f} s"
-    parked = f"{totals.parked} writes are parked" if is_database_seen else "how many are parked is unknown"
+    parked = "how many are parked is unknown" if count is None else f"{count} writes are parked"
     command.say(f"{known}{queued}, {oldest}; {parked}")
     if totals.missing:
         command.say(
@@ -193,9 +190,10 @@ def _print_writes(command: ReportCommand) -> tuple[dict[str, int] | None, list[s
     return writes, missing
 
 
-def _exceeded(totals: Totals, given: Mapping[str, float | None]) -> dict[str, tuple[float, float]]:
+def _exceeded(queues: QueueFigures, given: Mapping[str, float | None]) -> dict[str, tuple[float, float]]:
     """Return the thresholds that a figure exceeds, each with the figure and the limit."""
     limits = {"age": max_waiting_age(write_behind_options()), "queued": float("inf"), "parked": float("inf")}
     limits |= {name: limit for name, limit in given.items() if limit is not None}
-    figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": totals.parked}
+    totals, parked = queues.totals, queues.parked_writes
+    figures = {"age": totals.oldest_seconds, "queued": totals.waiting, "parked": parked.count}
     return {name: (figure, limits[name]) for name, figure in figures.items() if figure > limits[name]}

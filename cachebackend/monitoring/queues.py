@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
-
-from django.db.models import Count, Exists, Min, OuterRef
 
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.counters import DrainCounts
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.histogram import Histogram
-from cachebackend.invalidation.outbox import READ_TIMEOUT
-from cachebackend.invalidation.outbox_databases import ask_databases
-from cachebackend.models import ParkedWrite
-from cachebackend.monitoring.faults import RETRIED_SECONDS, Fault, database_scope, max_waiting_age, node_scope
-from cachebackend.monitoring.formatting import and_more, counted
+from cachebackend.monitoring.faults import Fault, database_scope, max_waiting_age, node_scope
+from cachebackend.monitoring.formatting import and_more
 from cachebackend.monitoring.lost_writes import lost_faults
+from cachebackend.monitoring.parked import ParkedFigures, parked_faults, parked_figures
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.queue_nodes import (
     QueueNodeFigures,
@@ -54,28 +49,6 @@ _KINDS = {
 }
 
 
-#: The most characters of an error in a fault.
-MAX_ERROR = 200
-
-
-class Parked(NamedTuple):
-    """Parked writes of some databases.
-
-    Attributes:
-        kept: Those that a person retries or discards.
-        kept_since: When the first of them was parked, in seconds since 1970; None if none is.
-        retried: Those that the workers try again, and the later ones of the same rows.
-        retried_since: When the first of those was parked.
-        error: The model and the error of the last of those that a person retries or discards.
-    """
-
-    kept: int = 0
-    kept_since: float | None = None
-    retried: int = 0
-    retried_since: float | None = None
-    error: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over partitions; what did not answer is not in them.
@@ -86,50 +59,23 @@ class Totals:
         oldest_seconds: For how long the oldest of them has waited; 0.0 if none waits.
         rows: Rows that drained batches changed, since the queues were new.
         missing: Rows that those batches named and that did not exist.
-        parked: Writes that Postgres refused.
-        parked_since: When the first of those that a person retries was parked, in seconds since 1970; None if
-            none is.
-        retried: Those of them that the workers try again, because they wait for a lock or for another row.
-        retried_since: When the first of those was parked.
-        parked_error: The model and the error of the last of those that a person retries or discards.
-        database_faults: For each database that does not answer, that its parked writes are not counted.
-        parked_in: The aliases of the databases that have parked writes.
     """
 
     waiting: int = 0
+    bytes: int = 0
     oldest_seconds: float = 0.0
     rows: int = 0
     missing: int = 0
-    parked: int = 0
-    parked_since: float | None = None
-    bytes: int = 0
-    database_faults: Mapping[str, str] = field(default_factory=dict)
-    retried: int = 0
-    retried_since: float | None = None
-    parked_in: Sequence[str] = ()
-    parked_error: str = ""
 
     @classmethod
     def of(cls, partitions: Sequence[PartitionStatus]) -> Totals:
-        """Return the sums over partitions, and what is parked.
-
-        Parked writes are counted in their table: they outlive the queue and the model that they
-        came from, and a partition that is on two nodes has them once.
-        """
-        parked, faults, parked_in = _parked()
+        """Return the sums over partitions."""
         return cls(
             sum(each.fields or 0 for each in partitions),
+            sum(each.bytes or 0 for each in partitions),
             max((each.oldest_seconds or 0.0 for each in partitions), default=0.0),
             sum(each.rows or 0 for each in partitions),
             sum(each.missing or 0 for each in partitions),
-            parked.kept + parked.retried,
-            parked.kept_since,
-            sum(each.bytes or 0 for each in partitions),
-            faults,
-            parked.retried,
-            parked.retried_since,
-            parked_in,
-            parked.error,
         )
 
 
@@ -142,6 +88,7 @@ class QueueFigures:
         partitions: The partitions that were ever written to.
         nodes: The queue nodes.
         totals: Sums over the partitions that answered.
+        parked_writes: The parked writes of the databases that answered.
         is_database_up: Whether every database answered.
         minutes: What was counted in each of the last minutes, the oldest first; None for a minute that no
             node returned.
@@ -153,6 +100,7 @@ class QueueFigures:
     partitions: list[PartitionStatus] = field(default_factory=list)
     nodes: list[QueueNodeFigures] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
+    parked_writes: ParkedFigures = field(default_factory=ParkedFigures)
     is_database_up: bool = False
     minutes: list[DrainCounts | None] = field(default_factory=lambda: [None] * MINUTES)
     reasons: list[Reason] = field(default_factory=list)
@@ -189,7 +137,7 @@ class QueueFigures:
     @property
     def parked(self) -> int | None:
         """Writes that are parked; None if a database does not answer."""
-        return self.totals.parked if self.is_database_up else None
+        return self.parked_writes.count if self.is_database_up else None
 
     @property
     def hour(self) -> DrainCounts | None:
@@ -234,59 +182,18 @@ def queue_figures(processes: ProcessFigures | None = None) -> QueueFigures:
         return QueueFigures(is_on=True, faults=[fault])
 
 
-def _parked() -> tuple[Parked, Mapping[str, str], Sequence[str]]:
-    """Return the parked writes, what is wrong with each database, and the databases that have such writes."""
-    known = writebehind.all_databases()
-    asked = ask_databases(_parked_in, READ_TIMEOUT, known)
-    late = {f"database {using!r}": error for using, error in asked.errors.items()}
-    faults = {
-        name: f"The {name} does not answer, so its parked writes are not known: {error}"
-        for name, error in (known.errors | late).items()
-    }
-    found = asked.found.values()
-    return (
-        Parked(
-            sum(each.kept for each in found),
-            min((each.kept_since for each in found if each.kept_since is not None), default=None),
-            sum(each.retried for each in found),
-            min((each.retried_since for each in found if each.retried_since is not None), default=None),
-            next((each.error for each in found if each.error), ""),
-        ),
-        faults,
-        [using for using, each in asked.found.items() if each.kept or each.retried],
-    )
-
-
-def _parked_in(using: str) -> Parked:
-    writes = ParkedWrite.objects.using(using).order_by()
-    of_row = writes.filter(label=OuterRef("label"), key=OuterRef("key"), retry_at__isnull=False)
-    counted = writes.values(is_retried=Exists(of_row)).annotate(count=Count("pk"), first=Min("created"))
-    groups = {each["is_retried"]: (each["count"], each["first"].timestamp()) for each in counted}
-    kept, retried = groups.get(False, (0, None)), groups.get(True, (0, None))
-    last = (
-        writes.filter(~Exists(of_row)).order_by("-pk").values_list("label", "error").first()
-        if kept[0]
-        else None
-    )
-    return Parked(*kept, *retried, f"{last[0]}: {_shortened(last[1])}" if last else "")
-
-
-def _shortened(error: str) -> str:
-    """Return the first line of an error, without the value that it quotes."""
-    return error.partition("\n")[0].partition(': "')[0][:MAX_ERROR]
-
-
 def _figures(options: WriteBehindOptions, processes: ProcessFigures | None) -> QueueFigures:
     nodes = queue_node_figures()
     down = {name for node in nodes if not node.is_up for name in node.names} | unserved_parts()
     partitions = writebehind.partition_statuses()
-    totals = Totals.of(partitions)
-    has_all = not totals.database_faults and all(each.is_database_seen for each in partitions)
+    parked = parked_figures()
+    has_all = not parked.unanswered and all(each.is_database_seen for each in partitions)
     figures = QueueFigures(
         is_on=True,
         partitions=partitions,
         nodes=nodes,
-        totals=totals,
+        totals=Totals.of(partitions),
+        parked_writes=parked,
         is_database_up=has_all,
         minutes=write_steps(HOUR),
         reasons=find_reasons(partitions, processes),
@@ -295,17 +202,17 @@ def _figures(options: WriteBehindOptions, processes: ProcessFigures | None) -> Q
     unread = [each for each in partitions if each.error and each.node not in down]
     errors = {str(each.error) for each in unread if each.is_database_seen}
     faults += [Fault(FaultKind.QUEUE_NODE_DOWN, error) for error in sorted(errors)]
-    faults += _database_faults([each for each in unread if not each.is_database_seen], totals)
-    faults += [*_waiting_faults(figures, options), *_parked_faults(figures)]
+    faults += _database_faults([each for each in unread if not each.is_database_seen], parked)
+    faults += [*_waiting_faults(figures, options), *parked_faults(parked)]
     faults += lost_faults(figures.minutes, time.time())
     return replace(figures, faults=faults)
 
 
-def _database_faults(unread: Sequence[PartitionStatus], totals: Totals) -> Iterator[Fault]:
+def _database_faults(unread: Sequence[PartitionStatus], parked: ParkedFigures) -> Iterator[Fault]:
     """Yield one fault for each database that did not answer at least one of the questions."""
     databases = databases_of(each.partition for each in unread)
     errors = {f"database {databases[each.partition]!r}": str(each.error) for each in unread}
-    for name, error in sorted((dict(totals.database_faults) | errors).items()):
+    for name, error in sorted((dict(parked.unanswered) | errors).items()):
         yield Fault(FaultKind.DATABASE_DOWN, error, scope=frozenset({name}))
 
 
@@ -353,21 +260,3 @@ def _scope(figures: QueueFigures, reasons: Sequence[Reason]) -> frozenset[str]:
     partitions = {each.partition for each in reasons}
     nodes = [status.node for status in figures.partitions if status.partition in partitions]
     return node_scope(QUEUE, *nodes) | database_scope(*databases_of(partitions).values())
-
-
-def _parked_faults(figures: QueueFigures) -> Iterator[Fault]:
-    """Yield what is parked in the databases that answer, whether another one does or not."""
-    totals = figures.totals
-    scope = database_scope(*totals.parked_in)
-    if count := totals.parked - totals.retried:
-        are, them = ("are", "them") if count > 1 else ("is", "it")
-        message = f"{counted(count, 'write')} {are} parked because Postgres refused {them}"
-        message += f": {totals.parked_error}." if totals.parked_error else "."
-        yield Fault(FaultKind.WRITES_PARKED, message, totals.parked_since, scope=scope)
-    since = totals.retried_since
-    if since is not None and time.time() - since > RETRIED_SECONDS:
-        waits = "wait for locks or for other rows, and are"
-        if totals.retried == 1:
-            waits = "waits for a lock or for another row, and is"
-        message = f"{counted(totals.retried, 'write')} {waits} tried again."
-        yield Fault(FaultKind.WRITES_RETRIED, message, since, scope=scope)

@@ -40,7 +40,6 @@ WITHOUT = {
     "models": "tables",
     "monitoring/events": "SQL: tests/integration/test_timeline.py",
     "monitoring/inspector": "asks a node and the outbox",
-    "monitoring/parked": "reads a row of parked writes",
     "monitoring/reading": "tests/integration/test_admin.py: the page with servers that are down",
     "monitoring/registry": "asks nodes: tests/integration/test_query_inspection.py",
     "monitoring/setup": "asks nodes",

@@ -15,6 +15,7 @@ from cachebackend.monitoring import (
     WorkerFigures,
     formatting,
 )
+from cachebackend.monitoring.parked import ParkedFigures
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures
 from cachebackend.monitoring.queues import Totals
 from cachebackend.monitoring.runbook import FaultKind
@@ -79,7 +80,8 @@ def test_every_fault_of_write_behind_turns_its_tile_red(kind: str) -> None:
     queues = QueueFigures(
         is_on=True,
         nodes=[QueueNodeFigures("queue-a")],
-        totals=Totals(waiting=7, oldest_seconds=1.5, parked=2),
+        totals=Totals(waiting=7, oldest_seconds=1.5),
+        parked_writes=ParkedFigures(kept=2),
         is_database_up=True,
         faults=[Fault(FaultKind(kind), "…")],
     )

@@ -33,10 +33,11 @@ __all__ = [
     "add_counts",
     "counts_of",
     "higher_of",
-    "is_refusal",
     "nodes_of",
+    "read_copies",
     "read_counts",
     "read_total",
+    "send_to_copies",
     "stored_counts",
 ]
 
@@ -85,12 +86,17 @@ def add_counts(
     """
     pairs = [part for name, count in counts.items() for part in (name, b"%d" % count)]
     call = _COUNT.call([key], b"%d" % expire_seconds, *pairs)
+    return (yield from send_to_copies(context, key, call))
+
+
+def send_to_copies(context: _Context, key: bytes, call: Command) -> Operation[RingCacheError | None]:
+    """Send a command to each node that stores a hash; return the error if no copy took it, else None."""
     replies = yield Send([(node, call) for node in nodes_of(context, key)])
-    refused = [reply for reply in replies if is_refusal(reply)]
+    refused = [reply for reply in replies if _is_refusal(reply)]
     return refused[0] if len(refused) == len(replies) else None
 
 
-def is_refusal(reply: Reply) -> bool:
+def _is_refusal(reply: Reply) -> bool:
     """Return whether a reply is the error of a command that the node did not run."""
     if isinstance(reply, NodeUnavailableError):
         return not reply.was_sent
@@ -108,9 +114,7 @@ def read_counts(
         settled: Those that nobody adds to any more: counts that are lower in one copy are raised.
         expire_seconds: Seconds after which a hash that is raised expires.
     """
-    requests = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key)] for key in keys]
-    replies = iter((yield Send([*chain.from_iterable(requests)])))
-    copies = [{node: next(replies) for node, _ in of_key} for of_key in requests]
+    copies = yield from read_copies(context, keys)
     calls = [
         call
         for key, of_key in zip(keys, copies, strict=True)
@@ -120,6 +124,14 @@ def read_counts(
     if calls:
         yield Send(calls)
     return [stored_counts(of_key) for of_key in copies]
+
+
+def read_copies(context: _Context, keys: Sequence[bytes]) -> Operation[list[dict[int, Reply]]]:
+    """Return for each hash the reply of each node that stores it, by the index of the node."""
+    nodes = [nodes_of(context, key) for key in keys]
+    asked = [(node, (b"HGETALL", key)) for key, own in zip(keys, nodes, strict=True) for node in own]
+    replies = iter((yield Send(asked)))
+    return [{node: next(replies) for node in own} for own in nodes]
 
 
 def stored_counts(copies: Mapping[int, Reply]) -> StoredCounts | RingCacheError:
@@ -158,14 +170,14 @@ def read_total(
     Returns:
         The reply of each copy, for ``higher_of``; and by how much counts are lower.
     """
-    nodes = nodes_of(context, key)
-    replies = yield Send([(node, (b"HGETALL", key)) for node in nodes])
+    [copies] = yield from read_copies(context, [key])
+    replies = [*copies.values()]
     counts = higher_of(replies)
     if isinstance(counts, RingCacheError):
         return replies, {}
     new_lags: dict[int, dict[str, int]] = {}
     calls: list[Request] = []
-    for node, reply in zip(nodes, replies, strict=True):
+    for node, reply in copies.items():
         if isinstance(reply, RingCacheError):
             continue
         own = counts_of(reply)

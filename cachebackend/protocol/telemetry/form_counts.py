@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cachebackend.effects import Operation, Reply, Script, Send
+from cachebackend.effects import Operation, Reply, Script
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.telemetry.counters import higher_of, is_refusal, nodes_of
+from cachebackend.protocol.telemetry.counters import higher_of, read_copies, send_to_copies
 from cachebackend.replies import integer
 
 __all__ = ["FormCount", "StoredForms", "add_form_counts", "forms_of", "read_form_counts"]
@@ -59,18 +59,15 @@ def add_form_counts(
     """Add to the counters of a hash; return the error if no copy took the counts, as ``add_counts``."""
     parts = [part for each in counts for part in (*each[:-1], b"%d" % each.number)]
     call = _COUNT_FORMS.call([key], b"%d" % expire_seconds, b"%d" % MAX_STORED_FORMS, *parts)
-    replies = yield Send([(node, call) for node in nodes_of(context, key)])
-    refused = [reply for reply in replies if is_refusal(reply)]
-    return refused[0] if len(refused) == len(replies) else None
+    return (yield from send_to_copies(context, key, call))
 
 
 def read_form_counts(
     context: Context, keys: Sequence[bytes]
 ) -> Operation[list[StoredForms | RingCacheError]]:
     """Return what each hash holds, or the error if none of its nodes answered."""
-    asked = [[(node, (b"HGETALL", key)) for node in nodes_of(context, key)] for key in keys]
-    replies = iter((yield Send([request for group in asked for request in group])))
-    return [forms_of([next(replies) for _ in group]) for group in asked]
+    copies = yield from read_copies(context, keys)
+    return [forms_of([*of_key.values()]) for of_key in copies]
 
 
 def forms_of(replies: Sequence[Reply]) -> StoredForms | RingCacheError:

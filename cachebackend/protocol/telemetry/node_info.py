@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cachebackend.codec import Kind, Refresh, kind_of, stored_of
-from cachebackend.effects import Operation, Reply, Request, Send
+from cachebackend.effects import Command, Operation, Reply, Request, Send
 from cachebackend.errors import NodeReplyError, RecordError, RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.queue.partition import QueueContext
@@ -64,16 +64,18 @@ def node_infos(
     context: Context | QueueContext, nodes: Sequence[int] | None = None
 ) -> Operation[list[dict[str, str] | RingCacheError]]:
     """Return the INFO of each node of the ring, or of the given nodes; an error for a node that failed."""
-    indices = context.ring.nodes if nodes is None else nodes
-    replies = yield Send([(node, (b"INFO",)) for node in indices])
-    return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
+    return (yield from _infos(context.ring.nodes if nodes is None else nodes, (b"INFO",)))
 
 
 def command_infos(
     context: Context | QueueContext, nodes: Sequence[int]
 ) -> Operation[list[dict[str, str] | RingCacheError]]:
     """Return how often each node ran each command, and how long these took; an error for one that failed."""
-    replies = yield Send([(node, (b"INFO", b"commandstats", b"latencystats")) for node in nodes])
+    return (yield from _infos(nodes, (b"INFO", b"commandstats", b"latencystats")))
+
+
+def _infos(nodes: Iterable[int], command: Command) -> Operation[list[dict[str, str] | RingCacheError]]:
+    replies = yield Send([(node, command) for node in nodes])
     return [reply if isinstance(reply, RingCacheError) else _info(reply) for reply in replies]
 
 

@@ -10,7 +10,18 @@ from django.utils import timezone
 
 from cachebackend.histogram import Histogram
 
-__all__ = ["ago", "and_more", "counted", "duration", "listed", "moment", "percentiles", "size", "time_of_day"]
+__all__ = [
+    "ago",
+    "and_more",
+    "counted",
+    "duration",
+    "listed",
+    "memory",
+    "moment",
+    "percentiles",
+    "size",
+    "time_of_day",
+]
 
 #: The units of a duration: name, seconds in one, and the shortest duration that is written in it.
 _UNITS = (("d", 86_400, 172_800), ("h", 3600, 7200), ("min", 60, 120), ("s", 1, 10))
@@ -75,6 +86,13 @@ def size(number: int) -> str:
             return f"{rest:.0f}{_SPACE}{unit}" if unit == "B" else f"{rest:.1f}{_SPACE}{unit}"
         rest /= 1024
     return f"{rest:,.1f}{_SPACE}GB"
+
+
+def memory(used: int | None, limit: int | None) -> str:
+    """Return the memory that a server uses, and its limit; empty if that is not known."""
+    if used is None:
+        return ""
+    return f"{size(used)} of {size(limit)}" if limit else f"{size(used)}, no limit"
 
 
 def percentiles(times: Histogram) -> str:

@@ -15,7 +15,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.cluster_slots import read_slots
 from cachebackend.monitoring.evictions import Evictions, evictions_of
 from cachebackend.monitoring.faults import Fault, node_scope
-from cachebackend.monitoring.formatting import moment, size
+from cachebackend.monitoring.formatting import memory, moment
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.node import Node
 from cachebackend.node.breaker import EJECTED, REPLAYING, UP
@@ -132,10 +132,7 @@ class NodeFigures:
     @property
     def memory_text(self) -> str:
         """Its memory and the limit of that, as text; empty if they are not known."""
-        used, limit = self.number("used_memory"), self.number("maxmemory")
-        if used is None:
-            return ""
-        return f"{size(used)} of {size(limit)}" if limit else f"{size(used)}, no limit"
+        return memory(self.number("used_memory"), self.number("maxmemory"))
 
     @property
     def hit_percent(self) -> float | None:

@@ -10,7 +10,7 @@ from cachebackend.cluster import SlotNode
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.cluster_slots import read_slots, unserved_faults
 from cachebackend.monitoring.faults import Fault, node_scope
-from cachebackend.monitoring.formatting import size
+from cachebackend.monitoring.formatting import memory
 from cachebackend.monitoring.node_faults import down_text
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
@@ -55,10 +55,7 @@ class QueueNodeFigures:
     @property
     def memory_text(self) -> str:
         """Its memory and the limit of that, as text; empty if they are not known."""
-        used, limit = self.health.used_bytes, self.health.max_bytes
-        if used is None:
-            return ""
-        return f"{size(used)} of {size(limit)}" if limit else f"{size(used)}, no limit"
+        return memory(self.health.used_bytes, self.health.max_bytes)
 
     @property
     def file_text(self) -> str:

@@ -17,7 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from cachebackend.conf import project_options, ring_aliases, ring_options, write_behind_options
 from cachebackend.errors import ConfigurationError
-from cachebackend.options import NodeAddress
+from cachebackend.options import ClusterAddress, NodeAddress
 
 __all__ = ["QUEUE", "AgreedSetting", "agreed_settings", "ring_change_settings", "site_name"]
 
@@ -75,10 +75,7 @@ def _of_alias(alias: str) -> Iterator[_Value]:
         (options.leaving, options.leaving_cluster),
     )
     for path, (nodes, cluster) in zip(ring_change_settings(alias), rings, strict=True):
-        if cluster is None:
-            yield path, _ring(nodes), _nodes_text(nodes)
-        else:  # its URL names any of its servers
-            yield path, "cluster", cluster.endpoint
+        yield _nodes(path, nodes, cluster)
     function = block.get("KEY_FUNCTION") or "default"
     yield from _plain(
         f"CACHES[{alias!r}]",
@@ -95,9 +92,7 @@ def _of_alias(alias: str) -> Iterator[_Value]:
 
 def _of_queue() -> Iterator[_Value]:
     options = write_behind_options()
-    yield f"{QUEUE}['nodes']", _ring(options.nodes), _nodes_text(options.nodes)
-    if options.cluster is not None:
-        yield f"{QUEUE}['nodes']", "cluster", options.cluster.endpoint
+    yield _nodes(f"{QUEUE}['nodes']", options.nodes, options.cluster)
     if options.nodes or options.cluster:
         yield from _plain(QUEUE, (("prefix", options.prefix), ("partitions", options.partitions)))
 
@@ -111,15 +106,13 @@ def _plain(block: str, values: Iterable[tuple[str, object]]) -> Iterator[_Value]
         yield f"{block}[{name!r}]", value, repr(value)
 
 
-def _ring(nodes: Sequence[NodeAddress]) -> list[tuple[str, float]]:
-    """Return what the owners of keys depend on."""
-    return sorted((node.name, node.weight) for node in nodes)
-
-
-def _nodes_text(nodes: Sequence[NodeAddress]) -> str:
+def _nodes(path: str, nodes: Sequence[NodeAddress], cluster: ClusterAddress | None) -> _Value:
+    """Return a ring: what the owners of keys depend on, and its nodes as text."""
+    if cluster is not None:  # its URL names any of its servers
+        return path, "cluster", cluster.endpoint
     weights = ("" if node.weight == 1 else f" weight {node.weight:g}" for node in nodes)
     texts = [f"{node.name} = {node.endpoint}{weight}" for node, weight in zip(nodes, weights, strict=True)]
-    return ", ".join(texts) or "none"
+    return path, sorted((node.name, node.weight) for node in nodes), ", ".join(texts) or "none"
 
 
 def _digest(value: object) -> str:

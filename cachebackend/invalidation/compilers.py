@@ -77,6 +77,8 @@ def _wrap(compiler: type[SQLCompiler], name: str, write: str) -> None:
     setattr(compiler, name, execute)
 
 
-def _returns_columns(compiler: SQLCompiler, returning_fields: Any) -> bool:
+def _returns_columns(compiler: Any, returning_fields: Any) -> bool:
     """Return whether an UPDATE with these ``returning_fields`` reads columns back."""
-    return bool(returning_fields) and compiler.connection.features.can_return_rows_from_update
+    if not returning_fields or compiler.query.related_updates:  # Django raises in the latter case
+        return False
+    return bool(compiler.connection.features.can_return_rows_from_update)

@@ -17,10 +17,11 @@ for 1, an expression, or values that another writer has changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
+from django.core.exceptions import EmptyResultSet
 from django.db import models
 from django.db.models import sql
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
@@ -75,9 +76,9 @@ class Write(StatementChanges):
         writes it, before its commit.
 
         Args:
-            reads_back: Whether the statement is an UPDATE to which Django adds its own RETURNING clause.
+            reads_back: Whether the statement is an UPDATE whose caller reads columns of the rows.
         """
-        if reads_back or not self._can_be_alone:
+        if not self._can_be_alone:
             with each_statement_in_a_transaction(self._connection):
                 yield
             return
@@ -87,7 +88,7 @@ class Write(StatementChanges):
             table,
             self._connection.ops.quote_name,
             is_large=self._is_large,
-            returns_all=is_insert,  # the caller has as many instances
+            returns_all=is_insert or reads_back,  # the caller has as many instances
             values=self._outbox_values(table),
             changed=self._changed_columns,
         )
@@ -123,36 +124,50 @@ class Write(StatementChanges):
 
     def update(self, result_type: Any) -> Any:
         """Execute an UPDATE; arguments and result as for the compiler's method."""
-        if self._would_change_fewer:
-            return self._run_unnamed(result_type)
-        returns_rows = self._can_return and (self._returns_old_rows or not self._changes_keys)
-        if not returns_rows and not self._columns.names_rows:
+        if not self._can_read_changes:
             return self._run_unnamed(result_type)
         if not self._can_return:
             self._compiler.pre_sql_setup()
             return self._run_named()
-        if self._returns_old_rows:
-            context: Any = self._returning_old_and_new()
-        elif not self._changes_keys:
-            context = self._returning()
-        elif self._connection.vendor == "postgresql":
-            compile_statement, old = update_joined(self._compiler, self._names, self._columns.key_width)
-            context = self._returning([*old, *self._names], compile_statement=compile_statement)
-        else:
-            compile_statement, rows = update_by_rowid(self._compiler, self._names)
-            self._old += self._converted(self._fields, rows)
-            context = self._returning(compile_statement=compile_statement)
-        with context:
+        with self._returning_changes():
             result = self._method(self._compiler, result_type)
         return self._counted(result, result_type)
 
     def update_returning(self, returning_fields: Fields) -> Any:
         """Execute the UPDATE of a ``save`` that reads columns back, as Django 6.1 does."""
-        if self._changes_keys:
-            lock_for_writing(self._compiler)
-            self._compiler.pre_sql_setup()
-            self._old += self._matching()
-        return self._run_returning(returning_fields)
+        if not self._can_read_changes or not self._can_return:
+            return self._run_unnamed(returning_fields)
+        with (
+            self._returning_changes(returning_fields) as rows,
+            self._connection.cursor() as cursor,
+            suppress(EmptyResultSet),  # no row matches
+        ):
+            cursor.execute(*self._compiler.as_sql())
+        return rows
+
+    @property
+    def _can_read_changes(self) -> bool:
+        """Whether an UPDATE changes the same rows if it returns them, or is made to read or name them."""
+        returns_rows = self._can_return and (self._returns_old_rows or not self._changes_keys)
+        return not self._would_change_fewer and (returns_rows or self._columns.names_rows)
+
+    def _returning_changes(self, more: Fields = ()) -> AbstractContextManager[list[Sequence[Any]]]:
+        """Let an UPDATE return the changed rows, with their old values if it changes a column that is read.
+
+        Args:
+            more: As for ``_returning``.
+        """
+        if self._returns_old_rows:
+            return self._returning_old_and_new(more)
+        if not self._changes_keys:
+            return self._returning(more=more)
+        if self._connection.vendor == "postgresql":
+            names = [*self._names, *map(self._quoted, more)]
+            compile_statement, old = update_joined(self._compiler, names, self._columns.key_width)
+            return self._returning([*old, *names], more, compile_statement=compile_statement)
+        compile_statement, rows = update_by_rowid(self._compiler, self._names)
+        self._old += self._converted(self._fields, rows)
+        return self._returning(more=more, compile_statement=compile_statement)
 
     def delete(self, result_type: Any) -> Any:
         """Execute a DELETE; arguments and result as for the compiler's method."""
@@ -176,13 +191,6 @@ class Write(StatementChanges):
     def _quoted(self, field: Any) -> str:
         quote = self._connection.ops.quote_name
         return f"{quote(self._query.get_meta().db_table)}.{quote(field.column)}"
-
-    def _run_returning(self, returning_fields: Fields) -> list[Sequence[Any]]:
-        """Execute a statement that reads columns back, and let it read the changed rows as well."""
-        rows = self._method(self._compiler, [*returning_fields, *self._fields])
-        count = len(returning_fields)
-        self._add(self._pairs([row[count:] for row in rows if row is not None]))
-        return [row[:count] for row in rows]
 
     def _returning_old_and_new(self, more: Fields = ()) -> AbstractContextManager[list[Sequence[Any]]]:
         """Let the statement return changed rows with their old and their new values, as Postgres 18 can."""
@@ -208,7 +216,7 @@ class Write(StatementChanges):
         fields = [*self._fields, *more]
         found: list[Sequence[Any]] = []
         if not names:
-            names = [*self._names, *(self._quoted(field) for field in more)]
+            names = [*self._names, *map(self._quoted, more)]
         width, own = len(fields), len(self._fields)
         options |= {"states": len(names) // width, "outbox": self._own and self._own.outbox}
         try:

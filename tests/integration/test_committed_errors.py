@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_a_value_that_python_cannot_hold_fails_no_write(price: Price, is_atomic:
     assert Price.cached.get(pk=price.pk).rank == 1
     assert Price.objects.all()._raw_delete("default") == 2
     assert not Price.cached.filter(pk=price.pk).exists()
+    assert not OutboxRow.objects.exists()
+
+
+@pytest.mark.parametrize("is_atomic", [False, True])
+def test_a_save_that_reads_a_column_back_reads_no_other_one(price: Price, is_atomic: bool) -> None:
+    """Django 6.1 reads the columns back that are set to expressions."""
+    row = Price.objects.defer("since").get(amount=2)
+    row.rank = F("rank") + 1
+    with transaction.atomic() if is_atomic else nullcontext():
+        row.save(update_fields=["rank"])
+    assert Price.objects.values_list("rank", flat=True).get(amount=2) == 1
+    assert Price.cached.filter(rank=0).count() == 1
     assert not OutboxRow.objects.exists()
 
 

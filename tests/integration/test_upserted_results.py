@@ -1,12 +1,15 @@
-"""Upserts of rows that another transaction inserts after the upsert has looked for them."""
+"""Upserts and saves of rows that another transaction inserts after the write has looked for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.db.models import Value
+from django.db.models.functions import Lower
 
 from cachebackend import RingCache
 from cachebackend.invalidation import old_rows, writes
@@ -88,3 +91,30 @@ def test_rows_at_its_old_ends_are_wrong(race: Race, cache: RingCache) -> None:
     row = through(pk=9, post=post, label=new)
     through.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=["label"])
     assert names() == []
+
+
+@pytest.mark.parametrize("version", [old_rows.POSTGRES_18, 10**9])
+def test_results_with_the_old_values_of_a_saved_row_are_wrong(
+    version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django 6.1 reads the name back. The row is inserted right before the UPDATE."""
+    monkeypatch.setattr(old_rows, "POSTGRES_18", version)
+
+    def insert() -> None:
+        try:
+            Poem.objects.create(pk=9, name="a", rank=5)
+            assert ranks(5) == ["a"]
+        finally:
+            connections.close_all()
+
+    waiting = [insert]
+
+    def before_update(execute: Callable[..., Any], sql: str, *given: Any) -> Any:
+        if waiting and sql.startswith(("UPDATE", "WITH")):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(waiting.pop()).result()
+        return execute(sql, *given)
+
+    with connection.execute_wrapper(before_update):
+        Poem(pk=9, name=Lower(Value("B")), rank=7).save()
+    assert (ranks(5), ranks(7)) == ([], ["b"])

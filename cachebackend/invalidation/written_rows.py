@@ -100,6 +100,8 @@ class WrittenRows:
         pairs: list[Pair] = (
             [(row, row) for row in new] if before is None else paired(before, new, self._columns.key_width)
         )
+        if any(old is None for old, _ in pairs):
+            return self._changes(None)  # another transaction inserted the row after the old ones were read
         # Without old values, a trigger may have changed a column that the statement does not set
         knows_old = before is not None or not self._columns.has_before_row_triggers
         return self._changes(pairs, self._columns.differing(columns), knows_old=knows_old)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
-from django.db import connection, models
+from django.db import connection, connections, models
 from django.db.models import F
 
 from cachebackend import writebehind
@@ -124,6 +127,38 @@ def test_a_value_that_python_cannot_read_makes_everything_of_the_table_wrong(
         cursor.execute("UPDATE demo_article SET last_viewed = NULL")
     assert [Article.cached.get(pk=article.pk).views for article in articles] == [5, 5, 5]
     assert pages.loaded() >= {"all", "cheap", "never viewed", "viewed often"}
+
+
+@VERSIONS
+def test_a_row_that_is_inserted_before_the_update_has_old_values(
+    version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Postgres 18, the drain has looked for the old values by then."""
+    monkeypatch.setattr(old_rows, "POSTGRES_18", version)
+
+    def never_viewed() -> list[str]:
+        return list(Article.cached.filter(views=0).values_list("slug", flat=True))
+
+    def insert() -> None:
+        try:
+            Article.objects.create(pk=1000, slug="new", title="new", price=7)
+            assert never_viewed() == ["new"]
+        finally:
+            connections.close_all()
+
+    waiting = [insert]
+
+    def before_update(execute: Any, sql: str, *given: Any) -> Any:
+        if waiting and sql.startswith('UPDATE "demo_article"'):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(waiting.pop()).result()
+        return execute(sql, *given)
+
+    Article.behind.update(1000, views=5)
+    with connection.execute_wrapper(before_update):
+        drain_all()
+    assert not waiting
+    assert never_viewed() == []
 
 
 def test_a_column_that_the_table_has_lost_is_not_read(

@@ -20,8 +20,10 @@ from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import is_historical
 
-__all__ = ["ReadColumns", "read_values"]
+__all__ = ["UNKNOWN", "ReadColumns", "read_values"]
 
+#: Instead of a value that is not known: that of a new row of which the database has returned nothing.
+UNKNOWN: Any = object()
 
 # django-stubs says that a column may have no name; only a composite primary key has none
 _Field: TypeAlias = Any
@@ -106,7 +108,8 @@ class ReadColumns:
             pairs: The values of ``fields`` of each row, before and after the change.
 
         Returns:
-            None if the rows cannot be named by that model's primary key.
+            The rows, without values that are UNKNOWN. None if the rows cannot be named by that model's
+            primary key.
         """
         fields: Sequence[_Field] = self._by_table[table.model]
         known = [field for field in fields if field.column in self._positions]
@@ -118,8 +121,12 @@ class ReadColumns:
         def read(values: Sequence[Any] | None) -> dict[str, Any] | None:
             if values is None:
                 return None
-            row = {name: convert(values[at]) if convert else values[at] for name, at, convert in readers}
-            row["pk"] = row[names[0]] if len(names) == 1 else tuple(row[name] for name in names)
+            row = {
+                name: convert(values[at]) if convert else values[at]
+                for name, at, convert in readers
+                if values[at] is not UNKNOWN
+            }
+            row["pk"] = row.get(names[0]) if len(names) == 1 else tuple(row.get(name) for name in names)
             return row
 
         try:

@@ -92,9 +92,7 @@ class Statement:
         if not isinstance(self._compiler, SQLInsertCompiler) or not self._changed_fields:
             return False
         sees_all = self._returns_old_rows or connection.vendor == "sqlite"
-        return not sees_all and (
-            self._changes_keys or not connection.features.can_return_rows_from_bulk_insert
-        )
+        return not sees_all and self._changes_keys
 
     @property
     def _set_columns(self) -> frozenset[str]:

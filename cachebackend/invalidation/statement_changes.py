@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.db import models
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLUpdateCompiler
 
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.changes import ChangedRow, Pair, TableChanges, paired, unpaired
-from cachebackend.invalidation.columns import read_values
+from cachebackend.invalidation.columns import UNKNOWN, read_values
 from cachebackend.invalidation.own_statement import OwnStatement
 from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.returning import Returned
@@ -118,16 +119,23 @@ class StatementChanges(Statement):
         return self._own or open_deletes(self._connection)
 
     def _add_instances(self, returned: list[Sequence[Any]]) -> None:
-        """Add the rows of an INSERT on a database that does not return them, as the instances have them."""
-        rows: list[list[Any]] = []
-        for instance in self._query.objs:
-            values = [
-                None if field.generated else getattr(instance, field.attname, None) for field in self._fields
-            ]
-            rows.append([None if hasattr(value, "resolve_expression") else value for value in values])
-        if len(rows) == len(returned) == 1 and rows[0][0] is None:
+        """Add the rows of an INSERT on a database that does not return them, as the instances have them.
+
+        A row that an upsert updates keeps some of its values, so it is not the row of the instance.
+        """
+        if self._changed_fields:
+            self._add_unseen()
+        rows = [[_value_in(instance, field) for field in self._fields] for instance in self._query.objs]
+        if len(rows) == len(returned) == 1 and rows[0][0] is UNKNOWN:
             rows[0][0] = returned[0][0]
         self._add(paired(self._old, rows, self._columns.key_width))
+
+
+def _value_in(instance: models.Model, field: Any) -> Any:
+    """Return the value of a field in an instance that was inserted; UNKNOWN if the database has made it."""
+    value = UNKNOWN if field.generated else getattr(instance, field.attname, UNKNOWN)
+    is_made = hasattr(value, "resolve_expression") or (value is None and field.primary_key)
+    return UNKNOWN if is_made else value
 
 
 def _pair(old: Sequence[Any], new: Sequence[Any]) -> Pair:

@@ -118,3 +118,16 @@ def test_results_with_the_old_values_of_a_saved_row_are_wrong(
     with connection.execute_wrapper(before_update):
         Poem(pk=9, name=Lower(Value("B")), rank=7).save()
     assert (ranks(5), ranks(7)) == ([], ["b"])
+
+
+def test_results_of_a_row_with_old_and_new_values_are_wrong(race: Race) -> None:
+    """An upsert keeps the columns that it does not name."""
+
+    def count() -> int:
+        return Poem.cached.filter(name="b", rank=5).count()
+
+    Poem.objects.create(pk=9, name="a", rank=5)
+    assert count() == 0
+    row = Poem(pk=9, name="b", rank=7)
+    Poem.objects.bulk_create([row], update_conflicts=True, unique_fields=["id"], update_fields=["name"])
+    assert count() == 1

@@ -53,7 +53,7 @@ WITHOUT = {
     "queries/steps": "querysets: tests/integration/test_constructions.py",
     "queries/queryset": "each method runs queries: tests/integration/test_cached_querysets.py",
     "status_page": "a view: tests/integration/test_status_page.py",
-    "prometheus": "exports what nodes and databases report",
+    "prometheus/": "exports what nodes and databases report",
     "protocol/cache/": "stepped whole by tests/unit/protocol/cache/test_lease.py and tests/interleavings",
     "tasks": "Celery tasks: each calls one function",
     "telemetry/": "adds counters on nodes, from threads and at the end of a process",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from django.db.models.functions import Now
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from cachebackend import RingCache
+from cachebackend.admin import page as ring_page
+from cachebackend.monitoring import Fault, SiteFigures, site_figures
 from cachebackend.monitoring.events import record_event
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.heartbeat import record_run
 from cachebackend.telemetry.publisher import publish_counts
 from cacheproject.services import Services
@@ -157,6 +161,27 @@ def test_a_dead_node_turns_red_and_comes_back(
             break
     expect(page.locator("#verdict")).to_have_text("All is well")
     expect(page.locator("path.arc.up")).to_have_count(3)
+
+
+def test_two_faults_of_a_kind_stay_on_the_page(
+    open_page: Callable[..., Page], ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh changes each of them; none takes the place of the other one."""
+    messages = ["Node ring-a is down.", "Node ring-b is down."]
+
+    def figures() -> SiteFigures:
+        faults = [Fault(FaultKind.NODE_DOWN, message) for message in messages]
+        return replace(site_figures(), faults=faults)
+
+    monkeypatch.setattr(ring_page, "site_figures", figures)
+    page = open_page()
+    page.clock.install()
+    page.reload()
+    links = page.locator(".faults > li > a")
+    expect(links).to_have_text(messages)
+    messages[:] = ["Node ring-a is still down.", "Node ring-b is still down."]
+    page.clock.run_for(6000)
+    expect(links).to_have_text(messages)
 
 
 @pytest.mark.parametrize("problem", ["logged out", "500", "offline", "recovered"])

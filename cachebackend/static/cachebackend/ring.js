@@ -22,10 +22,14 @@
     for (const { name, value } of [...next.attributes].filter(isServers)) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    const keyed = new Map([...old.childNodes].map((child) => [keyOf(child), child]));
+    const keyed = new Map(); // several children may have one key, such as two faults of a kind
+    for (const child of old.childNodes) {
+      if (!keyed.has(keyOf(child))) keyed.set(keyOf(child), []);
+      keyed.get(keyOf(child)).push(child);
+    }
     let cursor = old.firstChild;
     for (const child of [...next.childNodes]) {
-      const match = keyOf(child) ? keyed.get(keyOf(child)) : cursor;
+      const match = keyOf(child) ? keyed.get(keyOf(child))?.shift() : cursor;
       if (!isSame(match, child)) {
         old.insertBefore(document.adoptNode(child), cursor);
         continue;

@@ -66,6 +66,11 @@ class Outcome:
         """Add something that is wrong."""
         self.wrong.setdefault(where, []).append(text)
 
+    def count_pages(self, responses: Counter[int], before: Counter[int]) -> None:
+        """Record how many pages of the site were requested, and how many of them were not served with 200."""
+        self.pages = responses.total() - before.total()
+        self.failed_pages = self.pages - (responses[200] - before[200])
+
 
 def places_of(incident: Incident) -> tuple[str, ...]:
     """Return where an incident must be shown."""
@@ -91,8 +96,7 @@ def play(site: Site, incident: Incident) -> Outcome:
     outcome.well = wait_for(lambda: _is_well(site, ignored, outcome), WELL_SECONDS)
     if outcome.well is None:
         outcome.add("end", _texts(site.faults()))
-    outcome.pages = site.responses.total() - served.total()
-    outcome.failed_pages = outcome.pages - (site.responses[200] - served[200])
+    outcome.count_pages(site.responses, served)
     return outcome
 
 
@@ -111,8 +115,7 @@ def watch_healthy_site(site: Site, seconds: float) -> Outcome:
         outcome.codes[name] = answer.code
         if answer.code:
             outcome.add("commands", f"{name}: {answer.text[-300:]}")
-    outcome.pages = site.responses.total() - served.total()
-    outcome.failed_pages = outcome.pages - (site.responses[200] - served[200])
+    outcome.count_pages(site.responses, served)
     return outcome
 
 

@@ -106,7 +106,7 @@ class RingClient(SingleKeyClient):
             # A replica is promoted soon, so one failure is enough, and probes are frequent
             node.breaker = Breaker(node.name, clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True)
             node.on_moved = partial(self._moved, index)
-            node.on_postponed = self.context.missed.postpone
+            node.on_postponed = partial(self.context.missed.postpone, index)
         else:
             node.breaker = Breaker(node.name, clock)
         # Beside a cluster, plain nodes are those of the other ring, and have no replicas

@@ -205,12 +205,12 @@ class Context:
         """
         by_holder: dict[int, list[bytes]] = {}
         for key in keys:
-            by_holder.setdefault(self._holder(node, key), []).append(key)
+            by_holder.setdefault(self.holder(node, key), []).append(key)
         for holder, held in by_holder.items():
             self.counters.cell.deletes_missed += len(held)
             self._record(holder, MissedKeys(tuple(held)), in_outbox)
 
-    def _holder(self, node: int, key: bytes) -> int:
+    def holder(self, node: int, key: bytes) -> int:
         """Return the node that has a key now, if a node had it before: in a cluster it may have moved."""
         holder = self.ring.holder(node, key)
         return holder if self.ring_change is None else self.ring_change.ring.holder(holder, key)

@@ -76,8 +76,8 @@ class MissedDeletes:
         self._lock = threading.Lock()
         #: By node: each key it missed (None: all keys), and when an outbox was last known to store it.
         self._recorded: dict[int, dict[bytes | None, float]] = {}
-        #: The keys whose deletes no node can confirm now.
-        self._postponed: set[bytes] = set()
+        #: The keys whose deletes no node of a cluster can confirm now, each with a node of that cluster.
+        self._postponed: set[tuple[int, bytes]] = set()
 
     def add(self, node: int, missed: MissedKeys) -> MissedKeys:
         """Record what a node missed; return the part that an outbox must store."""
@@ -105,32 +105,36 @@ class MissedDeletes:
         with self._lock:
             return _missed_keys(self._recorded.pop(node, ()))
 
-    def postpone(self, keys: Iterable[bytes]) -> bool:
+    def postpone(self, node: int, keys: Iterable[bytes]) -> bool:
         """Record deletes that no node can confirm now, because a cluster is changing.
 
         They are tried again with the next replay to the owners of the keys, and when slots get other owners.
+
+        Args:
+            node: The node that had the keys before.
+            keys: The keys.
 
         Returns:
             Whether they are recorded: there may be too many.
         """
         with self._lock:
-            postponed = self._postponed.union(keys)
+            postponed = self._postponed.union((node, key) for key in keys)
             if len(postponed) > self.limit:
                 return False
             self._postponed = postponed
             return True
 
-    def resume(self, node: int, may_hold: Callable[[int, bytes], bool]) -> None:
+    def resume(self, node: int, holder: Callable[[int, bytes], int]) -> None:
         """Record for a node the deletes that were postponed and concern it.
 
         Args:
             node: The index of the node.
-            may_hold: Returns whether a node may hold a key.
+            holder: Returns the node that has a key now, if a node had it before.
         """
         with self._lock:
-            for key in [key for key in self._postponed if may_hold(node, key)]:
+            for former, key in [each for each in self._postponed if holder(*each) == node]:
                 self._recorded.setdefault(node, {}).setdefault(key, _NEVER)
-                self._postponed.discard(key)
+                self._postponed.discard((former, key))
 
     def rehome(
         self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]
@@ -141,7 +145,7 @@ class MissedDeletes:
             owner: Returns the owner of a key, by its index.
             moves: The old and the new owner of the slots that move. A node that missed the delete of all its
                 keys leaves that to the new owners.
-            members: The nodes of the cluster; what other nodes missed stays theirs.
+            members: The nodes of the cluster; what other nodes missed, or had before, stays as it is.
         """
         with self._lock:
             recorded, rehomed = self._recorded, dict[int, dict[bytes | None, float]]()
@@ -149,13 +153,14 @@ class MissedDeletes:
                 for name, since in names.items():
                     new = node if name is None or node not in members else owner(name)
                     rehomed.setdefault(new, {})[name] = since
-            for key in self._postponed:
+            postponed = {each for each in self._postponed if each[0] in members}
+            for _, key in postponed:
                 rehomed.setdefault(owner(key), {}).setdefault(key, _NEVER)
             for old, new in moves:
                 if None in recorded.get(old, {}):
                     rehomed[new] = {None: _NEVER}
             # In one step: a signal handler may raise before it
-            self._recorded, self._postponed = rehomed, set()
+            self._recorded, self._postponed = rehomed, self._postponed - postponed
             return {node for node, names in rehomed.items() if names.keys() - recorded.get(node, {}).keys()}
 
     def count(self, node: int) -> int | None:

@@ -77,9 +77,20 @@ def test_taken_keys_are_no_longer_recorded(missed: MissedDeletes, clock: HeldClo
 def test_postponed_deletes_are_recorded_again_for_the_node_that_has_the_key() -> None:
     """With its next replay; there is a limit, beyond which the replay fails instead."""
     missed = MissedDeletes(2, HeldClock())
-    assert missed.postpone([b"a", b"b"])
-    assert not missed.postpone([b"c"])
-    missed.resume(1, lambda node, key: node == 1 and key == b"a")
+    assert missed.postpone(0, [b"a", b"b"])
+    assert not missed.postpone(0, [b"c"])
+    missed.resume(1, lambda node, key: 1 if key == b"a" else node)
     assert (missed.count(0), missed.take(1), missed.take(1)) == (0, MissedKeys((b"a",)), MissedKeys())
     assert missed.rehome(lambda _: 3, {(0, 3)}, {0, 3}) == {3}
     assert missed.take(3) == MissedKeys((b"b",))
+
+
+def test_postponed_deletes_stay_in_their_cluster() -> None:
+    """While a ring changes from a cluster to another one, both may hold the key."""
+    missed = MissedDeletes(2, HeldClock())
+    missed.postpone(0, [b"a"])
+    missed.resume(2, lambda node, key: 1 if node in {0, 1} else 2)
+    assert missed.rehome(lambda _: 2, {(2, 3)}, {2, 3}) == set()
+    assert missed.count(2) == 0
+    missed.resume(1, lambda node, key: 1 if node in {0, 1} else 2)
+    assert missed.take(1) == MissedKeys((b"a",))

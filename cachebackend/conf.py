@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from cachebackend.errors import ConfigurationError
 from cachebackend.options import Faults, ProjectOptions, RingOptions, WriteBehindOptions
 from cachebackend.options.other_backends import ALIAS_SETTINGS
 from cachebackend.options.rules import Integer, Number, Optional, Rule
@@ -22,6 +23,7 @@ __all__ = [
     "alias_of",
     "beat_entries",
     "current_namespace",
+    "has_write_behind",
     "namespace_function",
     "project_options",
     "ring_aliases",
@@ -96,6 +98,14 @@ def write_behind_options() -> WriteBehindOptions:
         ConfigurationError: The setting has faults; the message names each of them.
     """
     return WriteBehindOptions.read(getattr(settings, "WRITE_BEHIND", {}))
+
+
+def has_write_behind() -> bool:
+    """Return whether write-behind is on; False too if its settings have faults, which the checks report."""
+    try:
+        return write_behind_options().is_on
+    except ConfigurationError:
+        return False
 
 
 @cache

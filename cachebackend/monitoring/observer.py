@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from cachebackend import protocol
-from cachebackend.backend import ring_cache
 from cachebackend.client import QueueClient, RingClient
 from cachebackend.clock import SYSTEM_CLOCK, RateLimit
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import has_write_behind
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
 from cachebackend.monitoring.faults import Fault
@@ -22,7 +21,7 @@ from cachebackend.monitoring.formatting import duration, moment
 from cachebackend.monitoring.node_views import users_of, view_of
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
-from cachebackend.telemetry.processes import Process, read_processes
+from cachebackend.telemetry.processes import Process, read_processes, ring_clients
 from cachebackend.writebehind.queue import monitoring_queue
 
 __all__ = ["deploy_states", "fault_states", "node_states", "observe", "settings_states"]
@@ -80,9 +79,8 @@ def observe(faults: Sequence[Fault] | None = None) -> None:
 
 
 def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
-    for alias in ring_aliases():
-        yield alias, ring_cache(alias).client
-    if write_behind_options().is_on:
+    yield from ring_clients()
+    if has_write_behind():
         yield QUEUE, monitoring_queue()
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from cachebackend import writebehind
 from cachebackend.conf import write_behind_options
 from cachebackend.counters import DrainCounts
-from cachebackend.errors import ConfigurationError, RingCacheError
+from cachebackend.errors import RingCacheError
 from cachebackend.histogram import Histogram
 from cachebackend.monitoring.faults import Fault, database_scope, max_waiting_age, node_scope
 from cachebackend.monitoring.formatting import and_more
@@ -171,13 +171,13 @@ def queue_figures(processes: ProcessFigures | None = None) -> QueueFigures:
     Args:
         processes: The processes of the site, if the caller has read them.
     """
-    options = write_behind_options()
-    if not options.is_on:
-        return QueueFigures()
     try:
+        options = write_behind_options()
+        if not options.is_on:
+            return QueueFigures()
         publish_write_counts()
         return _figures(options, processes)
-    except (RingCacheError, ConfigurationError) as error:
+    except RingCacheError as error:
         fault = Fault(FaultKind.QUEUE_NODE_DOWN, f"The queue cannot be read: {error}")
         return QueueFigures(is_on=True, faults=[fault])
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
-from cachebackend.conf import PERIODIC_QUEUE, beat_entries, ring_aliases, write_behind_options
+from cachebackend.conf import (
+    PERIODIC_QUEUE,
+    beat_entries,
+    has_write_behind,
+    ring_aliases,
+    write_behind_options,
+)
 from cachebackend.errors import RingCacheError
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.monitoring.faults import Fault, max_run_age, max_tick_age
@@ -145,12 +151,11 @@ def _max_ages() -> dict[str, float]:
 
     ``relay`` is needed where models are watched and there is a ring cache, ``tick`` where write-behind is on.
     """
-    options = write_behind_options()
     needed: dict[str, float] = {}
     if watched_models() and ring_aliases():
         needed["relay"] = max_run_age(_interval("relay"))
-    if options.is_on:
-        needed["tick"] = max_tick_age(options)
+    if has_write_behind():
+        needed["tick"] = max_tick_age(write_behind_options())
     return needed
 
 

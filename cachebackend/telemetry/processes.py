@@ -20,7 +20,7 @@ from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient, RingClient
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import has_write_behind, ring_aliases
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.registry import queue_client
@@ -35,6 +35,7 @@ __all__ = [
     "nodes_away",
     "read_processes",
     "report_this_process",
+    "ring_clients",
     "withdraw_this_process",
 ]
 
@@ -137,14 +138,20 @@ def read_processes() -> Processes:
     return Processes(present, ages, endpoints, errors, silent)
 
 
-def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
-    """Yield the clients of all nodes that this process uses, each with its alias."""
+def ring_clients() -> Iterator[tuple[str, RingClient]]:
+    """Yield the clients of the ring caches, each with its alias; not those whose settings have faults."""
     for alias in ring_aliases():
         try:
-            yield alias, ring_cache(alias).client
+            client = ring_cache(alias).client
         except ConfigurationError:
             continue  # its users and the checks report its faults
-    if write_behind_options().is_on:
+        yield alias, client
+
+
+def _clients() -> Iterator[tuple[str, RingClient | QueueClient]]:
+    """Yield the clients of all nodes that this process uses, each with its alias."""
+    yield from ring_clients()
+    if has_write_behind():
         yield QUEUE, queue_client(queue_options())
 
 

@@ -21,7 +21,7 @@ from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.test_prefix import queue_options
 from cachebackend.client import QueueClient, RingClient
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit, RateLimit
-from cachebackend.conf import ring_aliases, write_behind_options
+from cachebackend.conf import has_write_behind, ring_aliases
 from cachebackend.counters import Counters, Counts, DrainCounts
 from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -222,7 +222,7 @@ def level_all() -> None:
 
 
 def _publish_write_counts_if_on() -> None:
-    if write_behind_options().is_on:
+    if has_write_behind():
         publish_write_counts()
 
 
@@ -232,7 +232,7 @@ def _level_alias(alias: str) -> None:
 
 
 def _level_queue() -> None:
-    if write_behind_options().is_on:
+    if has_write_behind():
         _of_queue().level()
 
 

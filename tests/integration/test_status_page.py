@@ -20,6 +20,8 @@ from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import ProjectOptions
 from cachebackend.status_page import status
 from cachebackend.telemetry.heartbeat import record_run
+from cachebackend.telemetry.processes import report_this_process
+from cachebackend.telemetry.publisher import publish_all
 from tests.sessions import session
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
@@ -49,6 +51,21 @@ def test_the_page_is_shown_without_a_database(ring_cache: RingCache) -> None:
     data = Client().get("/status/?format=json", headers=BEARER).json()
     assert data["well"] is (data["faults"] == [])
     assert {fault["kind"] for fault in data["faults"]} <= {"database-down"}
+
+
+@pytest.mark.usefixtures("_urls")
+def test_settings_of_write_behind_with_faults_are_a_fault(
+    ring_cache: RingCache, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page shows the rest; the process reports itself and publishes its counts all the same."""
+    settings.WRITE_BEHIND = {"nodes": ["redis://queue:6379/0?name=q"], "partitions": "many"}
+    report_this_process()
+    publish_all()
+    data = Client().get("/status/?format=json", headers=BEARER).json()
+    [fault] = [each for each in data["faults"] if each["kind"] == "queue-node-down"]
+    assert "WRITE_BEHIND['partitions']" in fault["message"]
+    assert "ring-a" in Client().get("/status/", headers=BEARER).content.decode()
+    assert caplog.records == []
 
 
 def test_a_fault_is_a_link_where_the_project_has_the_admin(settings: Any) -> None:

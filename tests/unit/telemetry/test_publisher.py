@@ -6,7 +6,6 @@ import pytest
 
 from cachebackend.clock import SYSTEM_CLOCK, RateLimit
 from cachebackend.errors import ConfigurationError, NodeUnavailableError
-from cachebackend.options import WriteBehindOptions
 from cachebackend.telemetry import publisher
 from cachebackend.telemetry.publisher import level_all, publish_all
 
@@ -16,7 +15,7 @@ def two_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both nodes of the counts of the first one are away; the relay has not compared copies lately."""
     monkeypatch.setattr(publisher, "ring_aliases", lambda: ["away", "other"])
     monkeypatch.setattr(publisher, "_levels", RateLimit(SYSTEM_CLOCK, 60.0))
-    monkeypatch.setattr(publisher, "write_behind_options", lambda: WriteBehindOptions.read({}))
+    monkeypatch.setattr(publisher, "has_write_behind", lambda: False)
 
 
 def test_the_copies_of_other_aliases_are_compared_while_one_cannot_be_read(
@@ -46,18 +45,12 @@ def test_wrong_settings_are_not_logged_with_each_publication(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The checks report them. An unexpected error is logged, and the next alias is published."""
-
-    def wrong() -> WriteBehindOptions:
-        raise ConfigurationError(["WRITE_BEHIND['nodes'] is not a URL."])
-
     published = []
 
     def publish(alias: str) -> None:
         published.append(alias)
-        if alias == "away":
-            raise ValueError
+        raise {"away": ValueError, "other": ConfigurationError}[alias](["CACHES['other']: no nodes"])
 
-    monkeypatch.setattr(publisher, "write_behind_options", wrong)
     monkeypatch.setattr(publisher, "publish_counts", publish)
     publish_all()
     assert published == ["away", "other"]

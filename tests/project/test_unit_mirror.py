@@ -50,7 +50,6 @@ WITHOUT = {
     "queries/construction": "querysets and their results: tests/integration/test_constructions.py",
     "queries/evaluation": "reads results through the ring: tests/integration/test_cached_querysets.py",
     "queries/forms": "results of querysets: tests/integration/test_constructions.py",
-    "queries/steps": "querysets: tests/integration/test_constructions.py",
     "queries/queryset": "each method runs queries: tests/integration/test_cached_querysets.py",
     "status_page": "a view: tests/integration/test_status_page.py",
     "prometheus/": "exports what nodes and databases report",

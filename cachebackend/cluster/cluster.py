@@ -196,10 +196,15 @@ class Cluster:
             logger.warning("the topology of the cluster cannot be read: %s", error)
 
     def _refresh(self) -> None:
-        if self.is_loaded:
-            self.try_reload()
-        else:
+        """Read the topology, and wait for the replays to shards that this has ejected."""
+        if not self.is_loaded:
             self.try_load()
+            return
+        ejected = {node for node in self.shards.values() if node.breaker is not None and node.breaker.is_open}
+        self.try_reload()
+        for index in self.ring.nodes:
+            if self.shards[index] not in ejected:
+                self.shards[index].probe_now()
 
     def _read(self) -> Topology:
         """Return the topology, of the servers that probably answer before the others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -170,13 +171,18 @@ def test_a_value_from_a_server_that_owns_no_slot_yet_is_not_copied(monkeypatch: 
 def test_what_concerns_all_nodes_reaches_a_server_that_has_just_got_slots(
     monkeypatch: pytest.MonkeyPatch, operation: Any, is_async: bool
 ) -> None:
-    """No server redirects a command that names no key, so the topology is read again."""
+    """No server redirects a command that names no key, so the topology is read again.
+
+    The new server is asked when it has got the deletes that others missed.
+    """
     client = client_of(CLUSTER)
     assert client.cluster is not None
     asked: list[str] = []
 
     def answer(node: Node, command: Command) -> Reply:
         asked.append(node.name)
+        assert node.breaker is not None
+        assert not node.breaker.is_open
         return b"OK" if command[0] == b"FLUSHDB" else [b"0", []]
 
     def send(node: Node, commands: Sequence[Command]) -> Received:
@@ -188,7 +194,7 @@ def test_what_concerns_all_nodes_reaches_a_server_that_has_just_got_slots(
     monkeypatch.setattr(ShardNode, "call", answer)
     monkeypatch.setattr(ShardNode, "send", send)
     monkeypatch.setattr(ShardNode, "submit", submit)
-    monkeypatch.setattr(ShardNode, "_start_probe", lambda _: None)
+    monkeypatch.setattr(ShardNode, "_start_probe", lambda node: Timer(0.05, node.breaker.close).start())
     client.cluster._apply(topology((A, [], [LOW, HIGH])))
     grown = topology((A, [], [LOW]), (E, [], [HIGH]))
     monkeypatch.setattr(client.cluster._reader, "_ask", lambda *_: grown)

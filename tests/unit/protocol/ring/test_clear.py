@@ -7,7 +7,7 @@ import pytest
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.ring.clear import clear, clear_missed, delete_matching, delete_misplaced, flush
-from cachebackend.ring import Ring
+from cachebackend.ring import ClusterRing, Ring
 from tests.unit.protocol.stepping import DOWN, context_of, key_at, step
 
 ALL = [b"0", []]
@@ -51,6 +51,15 @@ def test_the_old_ring_is_cleared_first_then_the_gutter_then_the_new_ring(
     for operation, reply in ((clear(context, b"*"), ALL), (flush(context), b"OK")):
         _, requests = step(operation, [reply], [reply], [reply])
         assert [node for [(node, _)] in requests] == order
+
+
+@pytest.mark.parametrize(("is_old", "order"), [(True, [1, 1, 0]), (False, [0, 1, 1])])
+def test_a_cluster_that_is_the_other_ring_is_cleared_twice(is_old: bool, order: list[int]) -> None:
+    """A key may move from a server that is not cleared yet to one that is."""
+    context = context_of("a")
+    context.ring_change = RingChange(ClusterRing(1), None, is_old, is_warm=True)
+    _, requests = step(clear(context, b"*"), [ALL], [ALL], [ALL])
+    assert [node for [(node, _)] in requests] == order
 
 
 def test_a_clear_that_the_old_ring_missed_is_repeated_in_the_new_ring() -> None:

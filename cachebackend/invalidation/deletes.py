@@ -38,16 +38,10 @@ from django.conf import settings
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
-from cachebackend.backend.keys import (
-    is_tag_key,
-    pattern_of_key,
-    special_keys,
-)
+from cachebackend.backend.keys import is_tag_key, pattern_of_key, special_keys
 from cachebackend.effects import side_by_side
 from cachebackend.errors import RingCacheError
-from cachebackend.invalidation.query_changes import (
-    Registry,
-)
+from cachebackend.invalidation.shape_registry import Registry
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
 
 __all__ = ["delete_keys", "delete_together", "ring_cache_of", "values_and_tags"]

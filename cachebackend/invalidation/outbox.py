@@ -32,7 +32,7 @@ from cachebackend.invalidation.outbox_keys import pending_rows, read_row
 from cachebackend.invalidation.outbox_pages import paged
 from cachebackend.invalidation.outbox_table import asking_again, has_outbox, may_have_outbox
 from cachebackend.invalidation.outbox_writer import outbox_writer
-from cachebackend.invalidation.query_changes import wrong_keys_at
+from cachebackend.invalidation.shape_registry import wrong_keys_at
 from cachebackend.invalidation.stored_keys import pack_keys
 from cachebackend.invalidation.watched import KeysByAlias, add_keys
 from cachebackend.models import OutboxRow

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.cache import caches
 
 from cachebackend.backend import find_ring_cache
-from cachebackend.invalidation import catalogue, query_changes
+from cachebackend.invalidation import catalogue, shape_registry
 from cachebackend.queries import construction, plans, tables
 
 __all__ = ["ProcessMemory"]
@@ -43,7 +43,7 @@ def _memories() -> list[_Memory]:
         construction._begun,
         construction._known,
         construction._remembered,
-        query_changes._known,
+        shape_registry._known,
         tables._models,
         catalogue._catalogues,
         catalogue._fields,

@@ -25,6 +25,7 @@ from cachebackend.invalidation import (
     query_changes,
     relay,
     row_texts,
+    shape_registry,
     statement,
     statement_outbox,
 )
@@ -465,8 +466,8 @@ def test_a_node_is_cleared_if_another_one_does_not_return_its_shards(
 ) -> None:
     """The tags that the shapes of those shards have on the node are not known."""
     pending_change(poems[0], monkeypatch)
-    monkeypatch.setattr(query_changes, "_known", {})
-    monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
+    monkeypatch.setattr(shape_registry, "_known", {})
+    monkeypatch.setattr(shape_registry.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
     outbox = ClientOutbox(cache.client)
     missed = [outbox.missed_by(node.endpoint, 1000) for node in cache.client.nodes]
     assert all(each == ALL_KEYS for each in missed)
@@ -500,8 +501,8 @@ def test_a_shape_that_cannot_be_read_costs_its_shard(
     results: Results, cache: RingCache, poems: list[Poem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its results are misses then, of any shape."""
-    monkeypatch.setattr(query_changes, "_known", {})
-    monkeypatch.setattr(query_changes.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
+    monkeypatch.setattr(shape_registry, "_known", {})
+    monkeypatch.setattr(shape_registry.Shape, "read", classmethod(lambda *_: Shape([], ["other"])))
     Poem.objects.filter(pk=poems[0].pk).update(rank=2)
     assert results.wrong() == set(results.stored)
 

@@ -24,8 +24,9 @@ from cachebackend.backend.query_names import shape_tag_name, shard_names
 from cachebackend.codec import tag_record
 from cachebackend.counters import Counters
 from cachebackend.effects import Operation, Send, Sleep
-from cachebackend.invalidation import deletes, pending_deletes, query_changes
-from cachebackend.invalidation.query_changes import ResultChange, ValueChange, wrong_keys_at
+from cachebackend.invalidation import deletes, pending_deletes, shape_registry
+from cachebackend.invalidation.query_changes import ResultChange, ValueChange
+from cachebackend.invalidation.shape_registry import wrong_keys_at
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions, ShapeEntry, get_or_load
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
@@ -156,7 +157,7 @@ class ListScenario(Scenario):
             for module in (deletes, pending_deletes):
                 patch.setattr(module, "ring_cache_of", lambda alias: caches[alias])
             patch.setattr(query_names, "SHARDS", self.shards)
-            patch.setattr(query_changes, "_known", {})
+            patch.setattr(shape_registry, "_known", {})
             yield
 
 
@@ -221,9 +222,9 @@ class ListWorld(World):
         self.table = scenario.table
         for node in nodes:
             node.call((b"FLUSHDB",))
-        query_changes._known.clear()
+        shape_registry._known.clear()
         if scenario.knows_shapes:
-            query_changes._known.update({shape.id: shape for shape in (CATEGORY, RANK)})
+            shape_registry._known.update({shape.id: shape for shape in (CATEGORY, RANK)})
         #: The shards as they were before they went, by node and key.
         self.files: dict[tuple[int, bytes], dict[bytes, bytes]] = {}
         super().__init__(nodes, scenario)
@@ -338,7 +339,7 @@ class ListWorld(World):
 
     def state(self) -> tuple[Any, ...]:
         files = repr(sorted((place, sorted(shapes.items())) for place, shapes in self.files.items()))
-        return (*super().state(), files, frozenset(query_changes._known))
+        return (*super().state(), files, frozenset(shape_registry._known))
 
     def _relay(self) -> None:
         process = self.process("relay", self.scenario.relay)

@@ -9,7 +9,7 @@ import pytest
 
 from cachebackend import protocol
 from cachebackend.effects import Load, Operation
-from cachebackend.invalidation import query_changes
+from cachebackend.invalidation import query_changes, shape_registry
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.cache import fill, shapes
@@ -40,7 +40,7 @@ class EagerListWriter(ListWriter):
             self.found: set[bytes] = set()
 
             def find() -> None:
-                registry = query_changes.Registry(caches[alias], [change])
+                registry = shape_registry.Registry(caches[alias], [change])
                 caches[alias].client.run(registry.read())
                 [(_, self.found)] = registry.wrong_keys()
 

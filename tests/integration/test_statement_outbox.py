@@ -29,6 +29,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def empty_outbox() -> None:
+    """The first test of a process finds rows that the migrations of the test database have written."""
+    OutboxRow.objects.all().delete()
+
+
 def relay() -> None:
     """Run the relay as it finds the rows when they are old enough."""
     OutboxRow.objects.update(created=Now() - timedelta(seconds=5))

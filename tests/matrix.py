@@ -242,19 +242,15 @@ def main() -> None:
     chosen = [name for name in found if only.lower() in name.lower()]
     if not chosen:
         parser.error(f"no cell has {only!r} in its name; there are:\n" + "\n".join(found))
-    stored = _stored()
-    outcomes: dict[str, Outcome] = {}
-    for name, cell in found.items():
-        if name in chosen:
-            print(f"== {name}", flush=True)
-            outcomes[name] = run(cell)
-        elif name in stored:
-            outcomes[name] = stored[name]
-        else:
-            left_out.append(f"{name}: not run yet")
-    RESULTS.write_text(json.dumps({name: asdict(each) for name, each in outcomes.items()}, indent=1) + "\n")
-    PAGE.write_text(text := page(outcomes, left_out))
-    print(text)
+    outcomes = {name: each for name, each in _stored().items() if name in found}
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        outcomes[name] = run(found[name])
+        done = {each: outcomes[each] for each in found if each in outcomes}
+        missing = [f"{each}: not run yet" for each in found if each not in done]
+        RESULTS.write_text(json.dumps({each: asdict(done[each]) for each in done}, indent=1) + "\n")
+        PAGE.write_text(page(done, [*left_out, *missing]))
+    print(PAGE.read_text())
     sys.exit(any(outcomes[name].failed for name in chosen))
 
 

@@ -110,6 +110,28 @@ def test_a_run_of_some_cells_keeps_the_results_of_the_others(
     assert "gone" not in matrix.PAGE.read_text()
 
 
+def test_a_run_that_is_interrupted_keeps_the_cells_that_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them take hours."""
+    cells = [matrix.Cell(OURS, nodes, "Postgres 18", ()) for nodes in ("Redis 8", "Valkey 9")]
+
+    def run(cell: matrix.Cell) -> matrix.Outcome:
+        if cell is cells[1]:
+            raise KeyboardInterrupt
+        return matrix.Outcome(5, [], {}, "not run", "2026-01-03")
+
+    monkeypatch.setattr(matrix, "PAGE", tmp_path / "matrix.md")
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "matrix.json")
+    monkeypatch.setattr(matrix, "cells", lambda _: cells)
+    monkeypatch.setattr(matrix, "run", run)
+    monkeypatch.setattr("sys.argv", ["matrix"])
+    with pytest.raises(KeyboardInterrupt):
+        matrix.main()
+    assert list(json.loads(matrix.RESULTS.read_text())) == [cells[0].name]
+    assert f"- left out: {cells[1].name}: not run yet" in matrix.PAGE.read_text()
+
+
 def test_a_word_that_is_in_no_name_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

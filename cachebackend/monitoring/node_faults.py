@@ -80,7 +80,7 @@ def others_than(faults: Sequence[Fault], of_processes: Iterable[Fault]) -> list[
     return [
         each
         for each in of_processes
-        if each.kind is not FaultKind.NODE_PARTLY_REACHED or not any(each.scope <= scope for scope in known)
+        if each.kind not in _OF_NODES or not any(each.scope <= scope for scope in known)
     ]
 
 

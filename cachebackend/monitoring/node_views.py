@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cachebackend.monitoring.faults import Fault, node_scope
 from cachebackend.monitoring.runbook import FaultKind
+from cachebackend.node.breaker import REPLAYING
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.processes import NodeView, Process
 
@@ -60,21 +61,28 @@ def view_faults(processes: Sequence[Process], now: float) -> Iterator[Fault]:
     """Yield a fault for each node that some processes, or all of them, do not reach.
 
     The process that asks may reach it nevertheless: a command may have been given another password. While
-    some reach it, a process that has only not tried it again yet does not count: the node was restarted.
+    some reach it, a process that has only not tried it again yet does not count: the node was restarted. A
+    node to which a process replays deletes answers that process.
     """
     for alias, node in dict.fromkeys((view.alias, view.node) for each in processes for view in each.views):
         users = users_of(processes, alias, node, now)
-        away = [(each, view) for each in users if (view := view_of(each, alias, node)) is not None]
+        views = [(each, view) for each in users if (view := view_of(each, alias, node)) is not None]
+        away = [(each, view) for each, view in views if view.state != REPLAYING]
         is_partly = len(away) < len(users)
         seen = [each for each in away if not is_partly or _has_tried(each[1], now)]
+        subject = f"Queue node {node}" if alias == QUEUE else f"Node {node} of {alias!r}"
+        scope = node_scope(alias, node)
         if seen:
             by = f"any of the {len(users)} processes" if len(users) > 1 else "the only process that uses it"
             by = f"{len(seen)} of {len(users)} processes" if is_partly else by
             names = labels([process for process, _ in seen])
-            subject = f"Queue node {node}" if alias == QUEUE else f"Node {node} of {alias!r}"
             message = f"{subject} is not reached by {by} ({names}): {seen[0][1].error}"
             since = min((view.since for _, view in seen if view.since is not None), default=None)
-            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=node_scope(alias, node))
+            yield Fault(FaultKind.NODE_PARTLY_REACHED, message, since, scope=scope)
+        elif not away:
+            names = labels([process for process, _ in views])
+            message = f"{subject} answers again; it gets the missed deletes before it serves {names}."
+            yield Fault(FaultKind.NODE_REPLAYING, message, scope=scope)
 
 
 def _has_tried(view: NodeView, now: float) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cachebackend.monitoring.faults import node_scope
 from cachebackend.monitoring.node_views import users_of, view_faults
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.processes import NodeView, Process
 
 
@@ -58,3 +60,16 @@ def test_a_process_that_does_not_use_the_alias_does_not_count() -> None:
     """It has other nodes."""
     away = process("a", NodeView("default", "a", "ejected", 5.0, 1.0, "refused"))
     assert users_of([away, process("b", alias="second")], "default", "a", 60.0) == [away]
+
+
+def test_a_node_to_which_a_process_replays_deletes_answers_it() -> None:
+    """However long the replay takes; a process that does not reach the node is a fault of its own."""
+    replays = process("a", NodeView("default", "a", "replaying", 5.0, None, "refused"))
+    [fault] = view_faults([replays, process("b")], 60.0)
+    assert (fault.kind, fault.scope) == (FaultKind.NODE_REPLAYING, node_scope("default", "a"))
+    assert fault.message.startswith(
+        "Node a of 'default' answers again; it gets the missed deletes before it serves web 1"
+    )
+    away = process("c", NodeView("default", "a", "ejected", 5.0, 1.0, "refused"))
+    [fault] = view_faults([replays, process("b"), away], 60.0)
+    assert (fault.kind, "by 1 of 3 processes" in fault.message) == (FaultKind.NODE_PARTLY_REACHED, True)

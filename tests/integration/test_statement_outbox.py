@@ -279,14 +279,22 @@ def test_a_failed_statement_leaves_no_row() -> None:
     assert not OutboxRow.objects.exists()
 
 
-def test_an_update_that_reads_columns_back_is_part_of_a_transaction() -> None:
-    """Django 6.1 adds a RETURNING clause of its own, so the statement cannot write its outbox row."""
+def test_an_update_that_reads_columns_back_writes_its_outbox_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django 6.1 reads the columns of expressions back, and gets all rows."""
+    monkeypatch.setattr(statement_outbox, "RETURNED_ROWS", 1)
+    Author.objects.bulk_create([Author(name="a"), Author(name="b")])
     query = Author.objects.all().query.chain(models.sql.UpdateQuery)
-    query.add_update_values({"rank": 1})
+    query.add_update_values({"rank": F("rank") + 1})
     compiler = query.get_compiler(connection=connection)
     statement = Write(compiler, watched_tables(Author._meta.db_table), type(compiler).execute_sql)
-    with statement.committed_with_its_outbox_row(reads_back=True):
-        assert connection.in_atomic_block
+    with (
+        CaptureQueriesContext(connection) as captured,
+        statement.committed_with_its_outbox_row(reads_back=True),
+    ):
+        rows = statement.update_returning([Author._meta.get_field("rank")])
+    assert [tuple(row) for row in rows] == [(1,), (1,)]
+    assert words(captured)[:1] == ["WITH"]
+    assert not OutboxRow.objects.exists()
 
 
 def test_a_statement_in_a_pipeline_of_the_driver_is_committed_later(

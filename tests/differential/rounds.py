@@ -142,7 +142,7 @@ class Round:
             sid = '"again"'
             connections[self._using]._savepoint(sid)  # type: ignore[attr-defined]  # it sends the statement
         else:
-            sid = transaction.savepoint(self._using)
+            sid = connections[self._using].savepoint()
         self._log.append(f"savepoint {sid}:")
         for _ in range(self._source.randint(1, 3)):
             self._item(depth + 1)

@@ -385,7 +385,7 @@ def test_a_transaction_that_has_only_read_stores_what_it_reads(author: Author) -
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT name FROM {AUTHOR}")
-        transaction.savepoint_rollback(transaction.savepoint())
+        transaction.savepoint_rollback(connection.savepoint())
         for key in ("one", "two"):
             ring().get_or_set(key, lambda: 1)
         assert Author.cached.get(pk=author.pk).name == "First"
@@ -697,7 +697,7 @@ def rolled_back(load: Callable[[], str]) -> str:
 def rolled_back_to_a_savepoint(load: Callable[[], str]) -> str:
     """Return what is loaded under a savepoint that is rolled back then, in a transaction that commits."""
     with transaction.atomic():
-        savepoint = transaction.savepoint()
+        savepoint = connection.savepoint()
         value = load()
         transaction.savepoint_rollback(savepoint)
     return value

@@ -182,7 +182,7 @@ def run(cell: Cell) -> Outcome:
         conformance = completed.stdout.strip().rpartition("\n")[2].partition(": ")[2]
         failed += ["tests.conformance"] * bool(completed.returncode)
     today = datetime.now(UTC).date().isoformat()
-    return Outcome(len(tests) - len(failed) - len(skips), failed, Counter(skips), conformance, today)
+    return Outcome(len(tests) - len(failed) - len(skips), failed, dict(Counter(skips)), conformance, today)
 
 
 def page(outcomes: Mapping[str, Outcome], left_out: Sequence[str]) -> str:

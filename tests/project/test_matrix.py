@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_a_run_that_is_interrupted_keeps_the_cells_that_have_ended(
         matrix.main()
     assert list(json.loads(matrix.RESULTS.read_text())) == [cells[0].name]
     assert f"- left out: {cells[1].name}: not run yet" in matrix.PAGE.read_text()
+
+
+def test_the_outcome_of_a_cell_can_be_stored(tmp_path: Path) -> None:
+    """Also if tests were skipped, each with a reason."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\ndef test_one(): pytest.skip('needs luck')\n\ndef test_two(): pass\n"
+    )
+    alone = ("-c", os.devnull, f"--rootdir={tmp_path}", str(tmp_path))
+    outcome = matrix.run(matrix.Cell(OURS, "Valkey 9", "Postgres 18", alone, conforms=False))
+    assert json.loads(json.dumps(asdict(outcome)))["skipped"] == {"needs luck": 1}
+    assert (outcome.passed, outcome.failed) == (1, [])
 
 
 def test_a_word_that_is_in_no_name_runs_nothing(

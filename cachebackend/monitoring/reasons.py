@@ -153,11 +153,7 @@ def find_reasons(
     """
     options, now = write_behind_options(), time.time()
     age = max_waiting_age(options)
-    late = [
-        each.partition
-        for each in statuses
-        if each.is_database_seen and each.oldest_seconds is not None and each.oldest_seconds > age
-    ]
+    late = [each.partition for each in statuses if _waits(each, age)]
     client = monitoring_queue()
     facts = Facts(
         statuses,
@@ -168,7 +164,7 @@ def find_reasons(
         closed=_read(partial(_closed, client), []),
         refusing=_read(_refusing, {}) if late else {},
         locks=_read(partial(blocking_sessions, late), {})
-        if late or any(each.parked for each in statuses)
+        if any(each.parked or _waits(each, age / 2) for each in statuses)
         else {},
         versions=_read(partial(_versions, late), {}) if late else {},
         requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
@@ -211,6 +207,11 @@ def reasons_of(facts: Facts, options: WriteBehindOptions, now: float) -> Iterato
         yield Reason(partition, Kind.PARKED, text, "see `manage.py writebehind parked`", status.parked_since)
 
 
+def _waits(status: PartitionStatus, seconds: float) -> bool:
+    """Return whether queued writes of a partition wait for longer than this."""
+    return status.is_database_seen and status.oldest_seconds is not None and status.oldest_seconds > seconds
+
+
 def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, now: float) -> Reason | None:
     partition = status.partition
     if status.oldest_seconds is None or not (status.is_queue_seen and status.is_database_seen):
@@ -218,8 +219,11 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
             partition, Kind.MISSING, status.error or "a server does not answer", "restart the server"
         )
     lock = facts.locks.get(partition)
-    if status.oldest_seconds <= max_waiting_age(options):
-        return _blocked(partition, lock, facts) if lock and lock.writes else None
+    age = max_waiting_age(options)
+    if status.oldest_seconds <= age:
+        # A drain that makes progress is not among the locks, so a locked partition need not be late
+        is_blocked = lock and (lock.writes or (lock.holds_partition and status.oldest_seconds > age / 2))
+        return _blocked(partition, lock, facts) if lock and is_blocked else None
     since = now - status.oldest_seconds
     if text := facts.refusing.get(status.node):
         way_out = "repair that; the drains continue by themselves"

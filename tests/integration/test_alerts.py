@@ -131,6 +131,7 @@ class TestIncidents:
         wait_until(lambda: not scraped().get(without))  # this process reports that it reaches the node
         fires([before, down, during(300)], "RingcacheNodeRestarted")
 
+    @pytest.mark.postgres
     def test_a_queue_node_that_is_killed(self, fires: Fires, services: Services) -> None:
         """Writes fail, too."""
         meter = Meter.objects.create()
@@ -138,6 +139,7 @@ class TestIncidents:
         step = written_without_queue(services, meter)
         fires([before, step], "RingcacheQueueNodeDown", "RingcacheWritesRefused")
 
+    @pytest.mark.postgres
     def test_writes_that_are_dropped(
         self, fires: Fires, services: Services, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -149,6 +151,7 @@ class TestIncidents:
             step = written_without_queue(services, meter)
         fires([before, step], "RingcacheQueueNodeDown", "RingcacheWritesDropped")
 
+    @pytest.mark.postgres
     def test_a_queue_node_whose_memory_is_full(self, fires: Fires) -> None:
         """Writes fail, and no alert blames the worker."""
         meter = Meter.objects.create()
@@ -191,6 +194,7 @@ class TestIncidents:
         OutboxRow.objects.create(keys=b"", created=timezone.now() - timedelta(seconds=20))
         fires([before, during(60, "ringcache_outbox_lag_seconds")], "RingcacheDeletesPending")
 
+    @pytest.mark.postgres
     def test_writes_that_are_not_drained(self, fires: Fires, monkeypatch: pytest.MonkeyPatch) -> None:
         """The worker for drains is gone; beat and the relay run. The age follows the flush interval."""
         before = well()
@@ -207,6 +211,7 @@ class TestIncidents:
         ParkedWrite.objects.create(label="shop.meter", partition=0, batch=1, key="1", changes=b"", error="no")
         fires([before, during()], "RingcacheWritesParked")
 
+    @pytest.mark.postgres
     def test_a_partition_that_has_stopped(self, fires: Fires) -> None:
         """The queue node was emptied after a drain."""
         write(Meter.objects.create())

@@ -39,6 +39,7 @@ def test_a_run_is_recorded_by_the_clock_of_the_nodes(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [AN_HOUR, -AN_HOUR])
+@pytest.mark.postgres
 def test_a_process_shows_ages_by_the_clock_of_the_nodes(seconds: float) -> None:
     """It does not take tasks that run for late, nor a write that was queued just now."""
     record_run("tick")

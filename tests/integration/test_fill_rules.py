@@ -410,6 +410,7 @@ def test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(
     assert_all_read(read, author, "First")
 
 
+@with_postgres
 def test_a_savepoint_of_the_same_name_hides_no_changes(author: Author, reader: Any, read: Read) -> None:
     """As in an import that makes one for each row: a rollback to the last one leaves the first row."""
     if has_tags(reader):

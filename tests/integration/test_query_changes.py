@@ -235,6 +235,7 @@ def test_many_rows_make_every_shape_wrong_that_depends_on_their_columns(
     assert {"rank 0", "rank 1", "rank 2", "ranks"} <= results.wrong()
 
 
+@pytest.mark.postgres
 def test_a_large_statement_makes_results_of_its_columns_wrong(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_large_statement_makes_results_of_its_columns_wrong(
     assert "titles" in results.wrong()
 
 
+@pytest.mark.postgres
 def test_an_insert_of_many_rows_reads_no_values_of_them(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +385,7 @@ def test_a_column_that_a_trigger_changes_has_an_old_value(cache: RingCache, *, a
     assert results.wrong() == {"level 1", "level 2"}
 
 
+@pytest.mark.postgres
 def test_the_relay_reads_the_columns_of_a_large_statement(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:

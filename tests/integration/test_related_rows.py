@@ -70,6 +70,7 @@ def plain(queryset: Any) -> list[Any]:
     return shown(queryset.uncached())
 
 
+@pytest.mark.postgres_or_sqlite
 def test_a_changed_related_row_is_read_alone(authors: list[Author]) -> None:
     """A list of 20 rows costs one query for one row, and the result stays."""
     assert shown(novels()) == plain(novels())

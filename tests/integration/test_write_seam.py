@@ -139,6 +139,7 @@ def test_a_changed_text_is_seen_before_postgres_18(way: str, changer: str) -> No
 WITHOUT_RESULT = ["update of all", "_raw_delete", "bulk_create, conflicts ignored", "many-to-many clear"]
 
 
+@pytest.mark.postgres_or_sqlite
 def test_the_statements_of_a_wrapper_keep_their_results() -> None:
     """It may run some on its own cursor, before the write that it wraps."""
     author = Author.objects.create(name="first")
@@ -228,6 +229,7 @@ def test_what_cannot_be_locked_is_updated_as_in_plain_django(name: str) -> None:
 
 
 @before_18
+@pytest.mark.postgres_or_sqlite
 def test_an_update_is_one_statement() -> None:
     """No other writer can change a row between its old values and its new ones."""
     make_relations()
@@ -237,6 +239,7 @@ def test_an_update_is_one_statement() -> None:
 
 
 @before_18
+@pytest.mark.postgres_or_sqlite
 def test_a_save_lets_others_refer_to_the_row() -> None:
     """It sets every column, but a row whose unique columns stay the same is locked no more than by Django."""
     author = make_relations()["first"]
@@ -308,12 +311,14 @@ def check_changes(using: str, seen: list[TableChanges]) -> None:
 
 
 @pytest.mark.parametrize("using", ["default", "lite"])
+@pytest.mark.postgres_or_sqlite
 def test_a_statement_hands_over_rows_before_and_after_it(using: str, handed_over: list[TableChanges]) -> None:
     """Old and new values come from the database, beside the columns that may differ."""
     check_changes(using, handed_over)
 
 
 @before_18
+@pytest.mark.postgres_or_sqlite
 def test_rows_are_handed_over_before_postgres_18(handed_over: list[TableChanges]) -> None:
     """The statement reads the old values by a join with the locked rows."""
     check_changes("default", handed_over)
@@ -394,6 +399,7 @@ def test_an_update_of_many_rows_on_sqlite_is_one_statement() -> None:
 
 
 @before_18
+@pytest.mark.postgres_or_sqlite
 def test_an_upsert_of_many_rows_by_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite refuses a condition of more than 1000 terms. A batch of Django may have more rows."""
     # Of the class: from Django 6.1 on it is a property
@@ -447,6 +453,7 @@ def unmanaged(table: str, **columns: Any) -> Any:
 
 
 @pytest.mark.parametrize("table", ["zoo_author", '"zoo_author"', '"public"."zoo_author"'])
+@pytest.mark.postgres_or_sqlite
 def test_another_model_of_the_table_is_seen(table: str) -> None:
     """The rows are named by the primary key of the cached model, which this model lacks."""
     for name in ("first", "second"):

@@ -383,6 +383,7 @@ UPSERTS = [name for name in WAYS if name.startswith("upsert")]
 
 @pytest.mark.parametrize("way", UPSERTS)
 @pytest.mark.usefixtures("without_returning_inserts", "before_postgres_18")
+@pytest.mark.postgres_or_sqlite
 def test_databases_that_return_no_upserted_rows_invalidate_too(way: str) -> None:
     """The rows with which the new ones conflict are locked and read first."""
     test_every_way_to_write_a_row_invalidates_it(way)
@@ -406,6 +407,7 @@ def test_values_that_the_database_makes_are_not_known() -> None:
 
 @pytest.mark.parametrize("update_fields", [["code", "rank"], ["rank"]])
 @pytest.mark.usefixtures("without_returning_inserts", "before_postgres_18")
+@pytest.mark.postgres_or_sqlite
 def test_an_upsert_locks_rows_no_more_than_plain_django_does(update_fields: list[str]) -> None:
     """The statement itself takes the lock of a changed key, if the value differs."""
     make_columns()

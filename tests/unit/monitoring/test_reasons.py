@@ -153,6 +153,14 @@ def test_writes_that_wait_for_a_session_are_a_reason_though_the_queue_is_empty()
     assert found(facts) == [(PARTITION, Kind.BLOCKED, NOW - 50)]
 
 
+@pytest.mark.parametrize(("lock", "is_blocked"), [(LOCK, True), (BlockingSession(SESSION), False)])
+def test_a_locked_partition_need_not_be_late(lock: BlockingSession, is_blocked: bool) -> None:
+    """Nothing else can drain it. Rows that its writes need may be free at its next drain."""
+    status = PartitionStatus(PARTITION, "queue-a", fields=3, oldest_seconds=6.0)
+    facts = Facts([status], locks={PARTITION: lock}, last_tick=NOW)
+    assert found(facts) == ([(PARTITION, Kind.BLOCKED, NOW - 50)] if is_blocked else [])
+
+
 @pytest.mark.parametrize("mismatch", list(Mismatch))
 def test_a_stopped_partition_says_what_is_lost_and_what_to_run(mismatch: Mismatch) -> None:
     """For each way in which queue and database contradict each other."""

@@ -20,7 +20,7 @@ HEALTHY = "no incident"
 COMMANDS = ("ring doctor", "ring status", "writebehind status", "invalidation status")
 #: Faults that say what happened in the last minutes, so that they outlast the incident.
 PAST = frozenset({FaultKind.WRITES_REFUSED, FaultKind.WRITES_DROPPED})
-SEEN_SECONDS, METRIC_SECONDS, LOG_SECONDS, WELL_SECONDS = 40.0, 20.0, 10.0, 60.0
+SEEN_SECONDS, PAGE_SECONDS, METRIC_SECONDS, LOG_SECONDS, WELL_SECONDS = 40.0, 5.0, 20.0, 10.0, 60.0
 COMMAND_TRIES = 3
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
@@ -136,14 +136,21 @@ def _judge_page(site: Site, incident: Incident, before: frozenset[str], outcome:
     others = [each for each in faults if each is not fault and each["kind"] not in before]
     if others:
         outcome.add("page", f"shown besides: {_texts(others)}")
-    page = site.page()
-    for word in (*_words(site, incident), *_plain_words(fault["way_out"])):
-        if word not in page:
+    words = (*_words(site, incident), *_plain_words(fault["way_out"]))
+    # A figure may pass a limit to and fro: the page is read after the fault
+    if wait_for(lambda: not _missing(site, words), PAGE_SECONDS) is None:
+        for word in _missing(site, words):
             outcome.add("page", f"does not say {word!r}")
     if wait_for(lambda: _differs(site, incident, before, outcome), incident.steady) is not None:
         outcome.add("page", "is not steady")
     if not fault["way_out"]:
         outcome.add("page", "does not say what to do")
+
+
+def _missing(site: Site, words: Iterable[str]) -> list[str]:
+    """Return what the page does not say."""
+    page = site.page()
+    return [word for word in words if word not in page]
 
 
 def _differs(site: Site, incident: Incident, before: frozenset[str], outcome: Outcome) -> bool:

@@ -73,8 +73,8 @@ def eject(cache: RingCache, key: str) -> None:
     breaker = node_of(cache).breaker
     assert breaker is not None
     for _ in range(FAILURES - 1):
-        assert state(cache) == UP
-        breaker.failed(NodeUnavailableError("node 'ring-a' is held still by a test"))
+        if state(cache) == UP:  # a thread of the process may have met the node, too
+            breaker.failed(NodeUnavailableError("node 'ring-a' is held still by a test"))
     assert state(cache) == EJECTED
 
 

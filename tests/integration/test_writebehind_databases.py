@@ -294,7 +294,7 @@ def test_a_database_that_hangs_delays_nothing_but_its_own_answer(
     monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
     monkeypatch.setattr(connections[two], "cursor", MethodType(cursor, connections[two]))
     for module in (
-        *("writebehind.status", "writebehind.checkpoints", "monitoring.queues", "monitoring.blocking"),
+        *("writebehind.status", "writebehind.checkpoints", "monitoring.parked", "monitoring.blocking"),
     ):
         monkeypatch.setattr(f"cachebackend.{module}.READ_TIMEOUT", 0.2)
     try:

@@ -156,12 +156,18 @@ def main() -> None:
     """Measure, print, write, and exit with 0 if no goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="SUBJECT", help="measure one subject, and write nothing")
-    parser.add_argument("--update", nargs="+", metavar="SUBJECT", help="measure some, and keep the others")
+    parser.add_argument(
+        "--update",
+        nargs="*",
+        metavar="SUBJECT",
+        help="measure some, and keep the others; none: write the page again",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing is written")
     parser.add_argument("--json", action="store_true", help="print one JSON object of the one subject")
     options = parser.parse_args()
     found = {}
-    for name in [options.only] if options.only else options.update or subjects():
+    named = subjects() if options.update is None else options.update
+    for name in [options.only] if options.only else named:
         run = measure if options.only else measure_apart
         found[name] = run(name, quick=options.quick)
         if options.json:
@@ -170,7 +176,7 @@ def main() -> None:
             for row in found[name]["goals"]:
                 show(row)
     if not options.only and not options.quick:
-        kept = _stored() if options.update else {}
+        kept = {} if options.update is None else _stored()
         all_found = {name: each for name in subjects() if (each := found.get(name) or kept.get(name))}
         rows = [row for each in all_found.values() for row in each["goals"]]
         details = {name: each["details"] for name, each in all_found.items()}
@@ -181,7 +187,16 @@ def main() -> None:
 def _stored() -> dict[str, dict[str, Any]]:
     """Return what the last run has found, by subject."""
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text())
-    rows = results["goals"]
+    goals = {
+        (name, goal.work, goal.compared_with): goal
+        for name in subjects()
+        for goal in import_module(f"benchmarks.{name}").GOALS
+    }
+    rows = [
+        row | {"why_missed": goal.why_missed}  # it may have been explained since
+        for row in results["goals"]
+        if (goal := goals.get((row["subject"], row["work"], row["compared_with"])))
+    ]
     return {
         name: {
             "goals": [row for row in rows if row["subject"] == name],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 
 from cachebackend import protocol
 from cachebackend.client import QueueClient, RingClient
@@ -17,14 +18,14 @@ from cachebackend.conf import has_write_behind
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.monitoring.events import State, record_states
 from cachebackend.monitoring.faults import Fault
-from cachebackend.monitoring.formatting import duration, moment
+from cachebackend.monitoring.formatting import duration, listed, moment
 from cachebackend.monitoring.node_views import users_of, view_of
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.agreed_settings import QUEUE
 from cachebackend.telemetry.processes import Process, read_processes, ring_clients
 from cachebackend.writebehind.queue import monitoring_queue
 
-__all__ = ["deploy_states", "fault_states", "node_states", "observe", "settings_states"]
+__all__ = ["cluster_states", "deploy_states", "fault_states", "node_states", "observe", "settings_states"]
 
 logger = logging.getLogger("cachebackend")
 #: Seconds between two looks of a process.
@@ -72,6 +73,7 @@ def observe(faults: Sequence[Fault] | None = None) -> None:
         states += [*settings_states(read.found), *deploy_states(read.found, SYSTEM_CLOCK.now())]
         for alias, client in _clients():
             states += node_states(alias, client, read.found)
+            states += cluster_states(alias, client)
         record_states(states)
     except Exception as error:
         raise_interrupt(error)
@@ -112,6 +114,17 @@ def node_states(
             yield State("node", f"node {name}", "away", text)
         if isinstance(info, dict) and (run := info.get("run_id")):
             yield State("start", f"start of {name}", run, _start_text(name, info))
+
+
+def cluster_states(alias: str, client: RingClient | QueueClient) -> Iterator[State]:
+    """Yield which servers have the slots of a cluster: others after a failover, also after a planned one."""
+    if client.cluster is None or all(client.nodes[index].is_ejected for index in _servers(client).values()):
+        return
+    client.cluster.try_reload()
+    if servers := sorted(_servers(client)):
+        digest = blake2b(" ".join(servers).encode(), digest_size=16).hexdigest()
+        text = f"The slots of {alias!r} are served by {listed(servers)} now."
+        yield State("node", f"servers of {alias!r}", digest, text)
 
 
 def _start_text(name: str, info: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.test import Client
+from django.test import Client, override_settings
 from django.urls import reverse
 
 from cachebackend import RingCache, tasks
@@ -24,6 +24,7 @@ from cachebackend.monitoring.events import State, record_event, record_states, t
 from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.telemetry.processes import report_this_process
+from cacheproject.cluster import Cluster
 from cacheproject.services import Services
 from tests.fix_services import close_breakers
 from tests.integration.write_behind import command
@@ -120,6 +121,24 @@ def test_a_node_that_is_killed_and_restarted(
         "Node ring-b of 'default' is back: all processes use it.",
         "Node ring-b of 'default' was restarted.",
     ]
+
+
+def test_a_planned_failover_of_a_cluster(
+    cluster_services: Services, cluster: Cluster, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server was restarted, and none was away."""
+    block = settings.CACHES["default"] | {"LOCATION": cluster_services.ring_urls}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        look(monkeypatch)
+        assert texts() == []
+        [replica] = cluster.replicas_of(cluster.primaries[0])
+        cluster.failover(replica)
+        look(monkeypatch)
+        [text] = texts()
+        assert text.startswith("The slots of 'default' are served by ")
+        assert str(cluster.server(replica).port) in text
+        look(monkeypatch)
+        assert len(texts()) == 1
 
 
 def test_a_fault_begins_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:

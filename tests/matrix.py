@@ -57,7 +57,13 @@ _COLUMNS = (
 WORKERS = os.environ.get("WORKERS", "2")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 #: Tests of code that may differ between Pythons and Djangos: all except those of the protocol itself.
-LIBRARY = ("tests/unit", "tests/properties", "tests/integration", "tests/project/test_wheel.py")
+LIBRARY = (
+    "tests/unit",
+    "tests/properties",
+    "tests/integration",
+    "tests/differential",
+    "tests/project/test_wheel.py",
+)
 #: Tests of code that may differ between servers, such as how a record is replaced.
 NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)

@@ -53,7 +53,7 @@ soak: $(STAMP)  ## Check reads and writes for SECONDS each, with everything kill
 	@EXPLORE=all SERVERS=all $(BIN)/python -m pytest -q tests/interleavings tests/integration/test_failures.py \
 		tests/live/test_servers.py
 
-# make gameday ARGS='--only "node hung" --json' plays one incident, and writes nothing
+# make gameday ARGS='--only "node hung" --pictures FOLDER' plays one incident, takes pictures, and writes no table
 gameday: $(STAMP)  ## Play incidents on a small running site (15 minutes); writes a table into docs/production.md
 	@$(BIN)/python -m tests.gameday $(or $(ARGS),--write)
 

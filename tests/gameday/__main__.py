@@ -7,7 +7,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cacheproject.processes import interrupt_on_signals
@@ -15,7 +18,9 @@ from cacheproject.services import Services
 from tests.live.spawning import set_up
 
 if TYPE_CHECKING:
+    from tests.gameday.pictures import Pictures
     from tests.gameday.play import Outcome
+    from tests.gameday.site import Site
 
 
 def main() -> int:
@@ -25,6 +30,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only the few that `make test` plays")
     parser.add_argument("--healthy", type=float, default=60.0, help="seconds without an incident (60)")
     parser.add_argument("--timeout", type=float, default=1.0, help="timeouts for nodes, in seconds (1)")
+    parser.add_argument(
+        "--pictures", metavar="FOLDER", help="take pictures of the ring page in each incident"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--write", action="store_true", help="write the table into docs/production.md")
     options = parser.parse_args()
@@ -56,17 +64,37 @@ def run(services: Services, options: argparse.Namespace) -> list[Outcome]:
     chosen = [each for each in INCIDENTS if not names or each.name in names]
     outcomes: list[Outcome] = []
     site = Site(services, options.timeout)
-    try:
+    look = None
+    with ExitStack() as running:
+        running.callback(site.close)
         began = time.monotonic()
         site.start()
         print(f"the site runs after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
         if not names or HEALTHY in names:
             report(watch_healthy_site(site, options.healthy), outcomes)
+        if options.pictures:
+            look = running.enter_context(pictures(site, Path(options.pictures))).take
         for incident in chosen:
-            report(play(site, incident), outcomes)
-    finally:
-        site.close()
+            report(play(site, incident, look), outcomes)
     return outcomes
+
+
+@contextmanager
+def pictures(site: Site, folder: Path) -> Iterator[Pictures]:
+    """Start a browser in which an operator has logged in."""
+    from django.contrib.auth import get_user_model
+    from playwright.sync_api import sync_playwright
+
+    from tests.gameday.pictures import LOGIN, Pictures
+
+    get_user_model().objects.create_superuser(LOGIN, password=LOGIN)
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # playwright keeps an event loop running in this thread
+    with sync_playwright() as playwright:
+        taken = Pictures(playwright, site, folder)
+        try:
+            yield taken
+        finally:
+            taken.close()
 
 
 def report(outcome: Outcome, outcomes: list[Outcome]) -> None:

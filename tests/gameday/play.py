@@ -78,13 +78,21 @@ def places_of(incident: Incident) -> tuple[str, ...]:
     return (*page, "metrics", "commands", *log)
 
 
-def play(site: Site, incident: Incident) -> Outcome:
-    """Play an incident and repair it; return what was shown."""
+def play(site: Site, incident: Incident, look: Callable[[str], None] | None = None) -> Outcome:
+    """Play an incident and repair it; return what was shown.
+
+    Args:
+        site: The site.
+        incident: The incident.
+        look: Called with its name as soon as the page shows it.
+    """
     outcome = Outcome(incident.name, str(incident.kind or ""), judged=places_of(incident))
     before, logged, served = _kinds(site.faults()), site.log_lengths(), Counter(site.responses)
     incident.begin(site)
     try:
         _judge_page(site, incident, before, outcome)
+        if look is not None:
+            look(incident.name)
         if wait_for(lambda: _holds(incident.metric, site.metrics()), METRIC_SECONDS) is None:
             outcome.add("metrics", f"not {incident.metric}")
         _judge_commands(site, incident, is_well=not (before or incident.kind), outcome=outcome)

@@ -192,11 +192,14 @@ class Site:
 
     # Requests
 
+    def address(self, name: str) -> str:
+        """Return the URL of a web server."""
+        return f"http://127.0.0.1:{self._ports[name]}"
+
     def _get(self, name: str, path: str) -> str:
         login = base64.b64encode(f"operator:{TOKEN}".encode()).decode()
         scheme = f"Bearer {TOKEN}" if path == "/metrics/" else f"Basic {login}"
-        address = f"http://127.0.0.1:{self._ports[name]}{path}"
-        request = urllib.request.Request(address, headers={"Authorization": scheme})
+        request = urllib.request.Request(self.address(name) + path, headers={"Authorization": scheme})
         with urllib.request.urlopen(request, timeout=30) as response:
             return str(response.read().decode())
 

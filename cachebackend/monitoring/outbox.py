@@ -260,7 +260,7 @@ def _lag_faults(lag: float, nodes_down: Sequence[str], *, is_relay_late: bool | 
     elif is_relay_late is None:
         message = f"{pending}: a node does not answer, or no relay runs."
     else:
-        message = f"{pending}, although every node answers and the relay runs."
+        message = f"{pending}, although every node answers this process and the relay runs."
         advice = "Read the log of the worker that runs the relay."
     return [Fault(FaultKind.DELETES_PENDING, message, time.time() - lag, advice)]
 

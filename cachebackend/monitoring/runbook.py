@@ -109,6 +109,8 @@ EXPLAINS: dict[FaultKind, frozenset[FaultKind]] = {
     | _LOST_WRITES
     | {FaultKind.COUNTS_UNREADABLE, FaultKind.DELETES_PENDING, FaultKind.FIGURES_UNREADABLE},
     FaultKind.NODE_REFUSES_WRITES: frozenset({FaultKind.NODE_PARTLY_REACHED, FaultKind.DELETES_PENDING}),
+    FaultKind.NODE_PARTLY_REACHED: frozenset({FaultKind.DELETES_PENDING}),  # maybe by the relay's process
+    FaultKind.NODE_REPLAYING: frozenset({FaultKind.DELETES_PENDING}),
     FaultKind.NO_WORKER: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.NO_BEAT: _LATE_WRITES | {FaultKind.DELETES_PENDING},
     FaultKind.TASKS_LATE: _LATE_WRITES | {FaultKind.DELETES_PENDING},

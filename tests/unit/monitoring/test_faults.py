@@ -125,6 +125,17 @@ def test_without_its_cause_a_consequence_is_a_fault_of_its_own() -> None:
     assert (fault.message, fault.consequences) == ("deletes", ())
 
 
+@pytest.mark.parametrize("cause", [FaultKind.NODE_PARTLY_REACHED, FaultKind.NODE_REPLAYING])
+def test_pending_deletes_wait_for_processes_that_do_not_use_a_node_yet(cause: FaultKind) -> None:
+    """One of them may run the relay: after an outage it tries the node again a few seconds later."""
+    faults = [
+        Fault(FaultKind.DELETES_PENDING, "deletes"),
+        Fault(cause, "node", scope=node_scope("default", "a")),
+    ]
+    [fault] = by_cause(faults)
+    assert (fault.message, [each.message for each in fault.consequences]) == ("node", ["deletes"])
+
+
 def test_a_database_that_does_not_answer_explains_tasks_that_are_late() -> None:
     """The relay waits for it, though a worker and beat run."""
     faults = [Fault(FaultKind.TASKS_LATE, "tasks"), Fault(FaultKind.DATABASE_DOWN, "database")]

@@ -54,7 +54,12 @@ def test_the_fault_of_pending_deletes_names_the_nodes_that_do_not_answer(
     [
         (["ring-b"], True, "no relay runs; those of ring-b wait for these nodes too.", "Start what runs"),
         ([], True, "no relay runs.", "Start what runs the relay"),
-        ([], False, "although every node answers and the relay runs.", "Read the log of the worker"),
+        (
+            [],
+            False,
+            "although every node answers this process and the relay runs.",
+            "Read the log of the worker",
+        ),
         ([], None, "a node does not answer, or no relay runs.", "Send them now"),
     ],
 )

@@ -12,6 +12,7 @@ from django.db import connections, models, router
 
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.collations import inexact_collation
+from cachebackend.backend.engine_names import engine_name
 from cachebackend.checks.migrated import lacks_outbox
 from cachebackend.conf import (
     namespace_function,
@@ -323,7 +324,7 @@ def check_lookup_collations(*, databases: Sequence[str] | None = None, **_: Any)
 
 def _trigger_fault(using: str) -> str:
     if connections[using].vendor != "postgresql":
-        return f"is {connections[using].display_name}, not Postgres"
+        return f"is {engine_name(using)}, not Postgres"
     return "" if may_have_outbox(using) else "has no outbox table"
 
 

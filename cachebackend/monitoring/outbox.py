@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from django.db import InterfaceError, OperationalError, connections
 
+from cachebackend.backend.engine_names import engine_name
 from cachebackend.client import RingClient
 from cachebackend.invalidation import outbox_lag
 from cachebackend.invalidation.outbox import INTENT_SECONDS, READ_TIMEOUT
@@ -98,7 +99,7 @@ def _database_fault(using: str, error: Exception) -> Fault:
         return Fault(FaultKind.DATABASE_DOWN, _UNREAD.format(using, text), since, scope=scope)
     settings = connections[using].settings_dict
     address = ":".join(str(settings[name]) for name in ("HOST", "PORT") if settings.get(name))
-    server = f"{connections[using].display_name} at {address}" if address else connections[using].display_name
+    server = f"{engine_name(using)} at {address}" if address else engine_name(using)
     message = f"{server} does not answer (database {using!r}): {text}"
     return Fault(FaultKind.DATABASE_DOWN, message, since, scope=scope)
 

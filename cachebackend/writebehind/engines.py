@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 from django.db import connections, models
 
+from cachebackend.backend.engine_names import engine_name
+
 __all__ = ["engine_fault"]
 
 #: Django also works with psycopg2, which cannot send a batch.
@@ -28,5 +30,5 @@ def engine_fault(model: type[models.Model], using: str) -> str | None:
         )
     return (
         f"{model._meta.label}: write-behind needs Postgres, and database {using!r} is "
-        f"{connections[using].display_name}; write the rows with save()"
+        f"{engine_name(using)}; write the rows with save()"
     )

@@ -137,7 +137,8 @@ def interrupted_everywhere(
         The places where the interruption did not reach the caller.
     """
     prepare()
-    operation()
+    # Python 3.13 reports the instructions of a function only after its first call under a trace function
+    interrupt(operation, sys.maxsize)
     swallowed = []
     for point in count(0, 1 if _EVERYWHERE else step):
         prepare()

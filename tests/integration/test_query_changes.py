@@ -519,7 +519,7 @@ def test_a_model_invalidates_the_results_of_queries_over_its_table(results: Resu
 def test_a_migration_drops_the_results_of_its_tables(results: Results) -> None:
     """It may have changed rows by SQL, or what a column holds."""
     app_config = apps.get_app_config("zoo")
-    migration = type("Migration", (), {"app_label": "zoo"})
+    migration = type("Migration", (), {"app_label": "zoo", "operations": []})
     post_migrate.send(
         app_config, app_config=app_config, using="default", plan=[(migration, False)], verbosity=0
     )

@@ -33,6 +33,8 @@ SAMPLE = Sample._meta.db_table
 Program = psycopg.Connection[Any]
 NEPAL = timezone(timedelta(hours=5, minutes=45))
 
+#: A primary key that the sequence does not give to another row.
+PARENT = 2**31 - 7
 #: Values of a column, which the database holds different.
 VALUES: dict[str, list[Any]] = {
     "rank": [0, -1, 2**31 - 1],
@@ -54,7 +56,7 @@ VALUES: dict[str, list[Any]] = {
     "label": [None, "", " ", "null", "NULL", "a", "A", "é", "e\u0301", '"\\\n', "\u2028😀", "x" * 200],
     "slug": [None, "", "a-b"],
     "file": ["", "a/b.txt", "a/B.txt"],
-    "parent_id": [None, 7],
+    "parent_id": [None, PARENT],
     "topic_name_id": [None, "tea", "Tea"],
 }
 #: What a session may have set, and how that would change the text of a value.
@@ -70,7 +72,7 @@ def ends() -> None:
     """The rows that the values of foreign keys refer to."""
     Topic.objects.create(name="tea")
     Topic.objects.create(name="Tea")
-    Sample.objects.create(pk=7, name="parent")
+    Sample.objects.create(pk=PARENT, name="parent")
     invalidation.relay()
 
 

@@ -12,7 +12,7 @@ from django.core.management import CommandError
 from django.db import OperationalError, connection, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
-from django.test import TransactionTestCase, override_settings
+from django.test import override_settings
 from django.test.testcases import _DatabaseFailure
 
 from cachebackend import writebehind
@@ -77,9 +77,9 @@ def second(django_db_setup: None, django_db_blocker: Any) -> Iterator[dict[str, 
 @pytest.fixture
 def two(second: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The alias of that database, empty; in this process the routers send photos to it."""
-    for name, _ in TransactionTestCase._disallowed_connection_methods:  # each test allows only the project's
-        if isinstance(refused := getattr(connections["two"], name), _DatabaseFailure):
-            monkeypatch.setattr(connections["two"], name, refused.wrapped)
+    for name, method in list(vars(connections["two"]).items()):  # each test allows only the project's
+        if isinstance(method, _DatabaseFailure):
+            monkeypatch.setattr(connections["two"], name, method.wrapped)
     forbids = BaseDatabaseWrapper.ensure_connection
 
     def ensure_connection(own: BaseDatabaseWrapper) -> None:

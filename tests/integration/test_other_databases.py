@@ -60,7 +60,7 @@ def add_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
     yield add
     for alias in added:
         close_connections(alias)
-        connections[alias].close()
+        BaseDatabaseWrapper.close(connections[alias])  # Django's own close() keeps SQLite in memory open
         del connections[alias]
 
 

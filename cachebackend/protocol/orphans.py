@@ -49,7 +49,9 @@ class Orphans:
 
     def discard(self, record: bytes) -> None:
         """Forget a lease: its node does not hold it any more."""
-        self._leases.pop(record, None)
+        if record in self._leases:
+            with self._lock:  # another thread may iterate over them
+                self._leases.pop(record, None)
 
     def of(self, node: int) -> list[tuple[bytes, bytes]]:
         """Return key and record of each lease that a node may hold."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cachebackend.protocol import orphans as orphans_module
 from cachebackend.protocol.orphans import Orphans
 
@@ -35,3 +37,18 @@ def test_a_forked_child_gets_another_lock() -> None:
     orphans.after_fork()
     orphans.add(0, b"k", b"L1")
     assert b"L1" in orphans
+
+
+def test_a_lease_is_forgotten_under_the_lock() -> None:
+    """A probe that releases orphans iterates over them, in a thread of its own."""
+    orphans = Orphans()
+
+    class Guarded(dict[bytes, tuple[int, bytes]]):
+        def pop(self, *arguments: Any) -> Any:
+            assert orphans._lock.locked()
+            return super().pop(*arguments)
+
+    orphans._leases = Guarded()
+    orphans.add(0, b"k", b"L1")
+    orphans.discard(b"L1")
+    assert orphans.of(0) == []

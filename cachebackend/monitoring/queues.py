@@ -238,7 +238,7 @@ def _waiting_faults(figures: QueueFigures, options: WriteBehindOptions) -> Itera
     """
     by_kind: dict[tuple[Kind, str], list[Reason]] = {}
     for reason in figures.reasons:
-        session = reason.text if reason.kind is Kind.BLOCKED else ""
+        session = reason.way_out if reason.kind is Kind.BLOCKED else ""
         by_kind.setdefault((reason.kind, session), []).append(reason)
     for (kind, session), reasons in by_kind.items():
         if kind in _KINDS:

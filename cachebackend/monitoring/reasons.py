@@ -37,6 +37,8 @@ T = TypeVar("T")
 #: A failure that is older is no longer the reason: a drain would have failed again since, even one that is
 #: ended by a limit of time.
 FAILED_SECONDS = 300
+#: By how many seconds a drain may seem to begin after its own transaction: it is by another clock.
+MAX_LATER_SECONDS = 1.0
 
 _RESTORE_OR_KEEP = (
     "restore a later state of the database, or drain what the queue holds: "
@@ -248,6 +250,9 @@ def _reason(status: PartitionStatus, facts: Facts, options: WriteBehindOptions, 
 def _blocked(partition: Partition, lock: BlockingSession, facts: Facts) -> Reason:
     """Return the reason of a partition that a session blocks, with the process whose drain it is."""
     drain = facts.processes.draining(str(partition)) if lock.holds_partition else None
+    # A drain that began later waits for the lock, or will
+    if drain is not None and lock.since is not None and drain[1] > lock.since + MAX_LATER_SECONDS:
+        drain = None
     whose = "" if drain is None else f" (the drain of {drain[0].label}, since {moment(drain[1])})"
     return Reason(partition, Kind.BLOCKED, f"{lock}{whose}", lock.session.way_out, lock.since)
 

@@ -109,3 +109,16 @@ def test_late_writes_concern_their_queue_nodes_and_databases(monkeypatch: pytest
         [fault] = queues._waiting_faults(figures, WriteBehindOptions())
         scope = node_scope("WRITE_BEHIND", "a") | database_scope("default")
         assert (fault.kind, fault.scope) == (FaultKind.WRITES_WAIT, scope)
+
+
+def test_a_session_that_blocks_several_partitions_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if more is known of one of them, such as its drain; another session is a fault of its own."""
+    monkeypatch.setattr(queues, "databases_of", lambda partitions: dict.fromkeys(partitions, "default"))
+    reasons = [
+        Reason(ONE, Kind.BLOCKED, "PID 7 holds the lock", "end PID 7"),
+        Reason(TWO, Kind.BLOCKED, "PID 7 holds the lock (of a drain)", "end PID 7"),
+        Reason(TWO, Kind.BLOCKED, "PID 8 holds rows", "end PID 8"),
+    ]
+    figures = QueueFigures(partitions=[PartitionStatus(ONE, "a"), PartitionStatus(TWO, "a")], reasons=reasons)
+    faults = queues._waiting_faults(figures, WriteBehindOptions())
+    assert [fault.message for fault in faults] == ["PID 7 holds the lock.", "PID 8 holds rows."]

@@ -137,13 +137,21 @@ def test_the_processes_of_the_site_say_more(
 )
 def test_a_session_that_blocks_is_named(lock: BlockingSession, text: str) -> None:
     """With what it does; the process is named whose drain it is, if it holds the lock of the partition."""
-    processes = ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 30)])])
+    processes = ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 51)])])
     [reason] = reasons_of(
         replace(WELL, locks={PARTITION: lock}, processes=processes), WriteBehindOptions(), NOW
     )
     assert reason.text.startswith("PID 7 (psql at 10.0.0.9, idle in transaction since ")
     assert f": SELECT ?) {text}" in reason.text
     assert reason.way_out == "end that session: `SELECT pg_terminate_backend(7)`"
+
+
+def test_a_drain_that_waits_for_the_lock_is_not_taken_for_its_holder() -> None:
+    """It began after the transaction of the session that holds the lock."""
+    processes = ProcessFigures([process("worker", drains=[("shop.meter:0", NOW - 30)])])
+    facts = replace(WELL, locks={PARTITION: LOCK}, processes=processes)
+    [reason] = reasons_of(facts, WriteBehindOptions(), NOW)
+    assert reason.text.endswith(" holds the lock of the partition")
 
 
 def test_writes_that_wait_for_a_session_are_a_reason_though_the_queue_is_empty() -> None:

@@ -271,16 +271,19 @@ def _slow(partition: Partition, facts: Facts, since: float) -> Reason:
     if drain := facts.processes.draining(str(partition)):
         text = f"{drain[0].label} drains it since {moment(drain[1])}"
         return Reason(partition, Kind.SLOW, text, "read its log", since)
-    if partition not in facts.requested:
-        return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
     queue = facts.processes.queue_of("drain") or DRAIN_QUEUE
     workers = facts.processes.serving(queue)
+    way_out = f"start a worker: {facts.processes.celery('worker', queue)}"
+    nobody = f"no worker serves the queue {queue!r}" if facts.processes.processes and not workers else ""
+    if partition not in facts.requested:
+        if nobody:
+            return Reason(partition, Kind.NO_WORKER, nobody, way_out, since)
+        return Reason(partition, Kind.SLOW, "drains do not keep up", "read the log of the workers", since)
     text = "a drain was requested, and no worker has begun it"
-    if facts.processes.processes and not workers:
-        text += f": no worker serves the queue {queue!r}"
+    if nobody:
+        text += f": {nobody}"
     elif busy := [each for each in workers if each.drains]:
         text += f": {busy[0].label} drains {busy[0].drains[0][0]} since {moment(busy[0].drains[0][1])}"
-    way_out = f"start a worker: {facts.processes.celery('worker', queue)}"
     if workers:
         way_out = f"{way_out}; or raise the rate limit of its tasks"
     return Reason(partition, Kind.NO_WORKER, text, way_out, since)

@@ -95,6 +95,12 @@ def process(kind: str, **named: Any) -> Process:
             "a drain was requested, and no worker has begun it: no worker serves the queue 'mine'",
         ),
         (
+            {},
+            [process("worker", queues=["periodic"], routes={"drain": "mine"})],
+            Kind.NO_WORKER,
+            "no worker serves the queue 'mine'",
+        ),
+        (
             {"requested": {PARTITION}},
             [process("worker", drains=[("shop.gone:1", NOW - 30)])],
             Kind.NO_WORKER,

@@ -70,9 +70,8 @@ class Topology(NamedTuple):
     @property
     def unserved(self) -> frozenset[int]:
         """The slots that no server has."""
-        ranges = [each for shard in self.shards for each in shard.slots]
-        served = {slot for first, last in ranges for slot in range(first, last + 1)}
-        return frozenset(range(CLUSTER_SLOTS)) - served if len(served) < CLUSTER_SLOTS else frozenset()
+        ranges = (range(first, last + 1) for shard in self.shards for first, last in shard.slots)
+        return frozenset(range(CLUSTER_SLOTS)).difference(*ranges)
 
 
 def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> Topology:

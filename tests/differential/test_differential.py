@@ -39,7 +39,7 @@ SEED = int(os.environ.get("FUZZ_SEED", "0")) or (random.SystemRandom().getrandbi
 #: The one script that is run.
 ONLY = os.environ.get("FUZZ_ONLY", "")
 #: Scripts of each family in ``make test``; and those on databases that return less.
-SCRIPTS, SCRIPTS_WITHOUT_RETURNING = 3, 1
+SCRIPTS, SCRIPTS_WITHOUT_RETURNING = 2, 1
 #: Scripts that fail before a family is given up.
 MOST_FINDINGS = 5
 #: Wrong answers that a failure prints.

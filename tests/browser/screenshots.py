@@ -14,15 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import django
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from cacheproject.services import Services
-from tests.browser.chromium import CHROMIUM, launch
+from tests.browser.chromium import CHROMIUM, launch, log_in
 
 __all__ = ["main"]
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
-PATH = "/admin/cachebackend/ring/"
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 #: How long the page may take to show the state of a picture, in milliseconds.
 PATIENCE_MS = 90_000
@@ -50,7 +49,7 @@ def make_pictures(services: Services, seconds: float) -> None:
     """Put the project under load and take the pictures, one state after the other."""
     from django.core.management import call_command
 
-    from cacheproject.demo.load import Load, seed
+    from cacheproject.demo.load import LOGIN, Load, seed
     from cacheproject.processes import celery_worker, free_port, site
 
     call_command("migrate", verbosity=0, interactive=False)
@@ -63,7 +62,8 @@ def make_pictures(services: Services, seconds: float) -> None:
         threading.Event().wait(seconds)
         browser = launch(running.enter_context(sync_playwright()))
         running.callback(browser.close)
-        page = _log_in(browser, f"http://127.0.0.1:{port}")
+        page = log_in(browser, f"http://127.0.0.1:{port}", LOGIN)
+        page.set_viewport_size(DESKTOP)
         _shoot(page, "ring", lambda: expect(page.locator("#verdict")).to_have_text("All is well"))
         page.emulate_media(color_scheme="dark")
         page.reload()  # else the colours are in a transition
@@ -79,18 +79,6 @@ def make_pictures(services: Services, seconds: float) -> None:
         expect(page.locator("#verdict")).to_have_text("All is well", timeout=PATIENCE_MS)
         worker.terminate()
         _shoot(page, "ring-backlog", lambda: _expect_fault(page, "no worker serves the queue"))
-
-
-def _log_in(browser: Browser, address: str) -> Page:
-    from cacheproject.demo.load import LOGIN
-
-    page = browser.new_context(viewport=DESKTOP).new_page()
-    page.goto(f"{address}/admin/login/?next={PATH}")
-    page.fill("#id_username", LOGIN)
-    page.fill("#id_password", LOGIN)
-    page.click("input[type=submit]")
-    page.wait_for_url(f"**{PATH}")
-    return page
 
 
 def _expect_fault(page: Page, text: str) -> None:

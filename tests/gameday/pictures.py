@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Page, Playwright
+from playwright.sync_api import Playwright
 
-from tests.browser.chromium import launch
+from tests.browser.chromium import RING_PAGE, launch, log_in
 from tests.gameday.site import Site
 
 __all__ = ["LOGIN", "Pictures"]
 
 #: The name and the password of the operator.
 LOGIN = "operator"
-PATH = "/admin/cachebackend/ring/"
 #: The widths and heights of a desk and of a phone.
 _SIZES = ((1440, 900), (390, 844))
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -33,16 +32,7 @@ class Pictures:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._browser = launch(playwright)
-        self._page = self._log_in(site.address("web"))
-
-    def _log_in(self, address: str) -> Page:
-        page = self._browser.new_context(base_url=address).new_page()
-        page.goto(f"/admin/login/?next={PATH}")
-        page.fill("#id_username", LOGIN)
-        page.fill("#id_password", LOGIN)
-        page.click("input[type=submit]")
-        page.wait_for_url(f"**{PATH}")
-        return page
+        self._page = log_in(self._browser, site.address("web"), LOGIN)
 
     def take(self, name: str) -> None:
         """Take the pictures of a state, and name them after it."""
@@ -50,7 +40,7 @@ class Pictures:
             for scheme in _SCHEMES:
                 self._page.set_viewport_size({"width": width, "height": height})
                 self._page.emulate_media(color_scheme=scheme)
-                self._page.goto(PATH)
+                self._page.goto(RING_PAGE)
                 file = f"{name.replace(' ', '-')}-{width}-{scheme}.png"
                 self._page.screenshot(path=self._folder / file)
 

@@ -34,7 +34,7 @@ NEED_SERVERS = frozenset(
 #: Settings of nodes that tests change.
 CHANGED_SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 #: Their values when a node was first emptied, by its URL.
-FIRST_SETTINGS: dict[str, list[str]] = {}
+FIRST_SETTINGS: dict[str, dict[str, str]] = {}
 RUNNING: dict[str, Services] = {}
 MORE_SERVERS: list[Server] = []
 
@@ -197,10 +197,11 @@ def flush(url: str) -> None:
     ):
         node.sendall(commands.encode())
         answers = [replies.readline() for _ in range(2)]
-        # Of the array of strings, each with its length before it, every fourth line is a value
+        # Of the array of strings, each with its length before it, every second one is a value
         lines = [replies.readline() for _ in range(1 + 4 * len(CHANGED_SETTINGS))]
     assert answers == [b"+OK\r\n"] * 2, answers
-    values = [line.decode().strip() for line in lines[4::4]]
+    texts = [line.decode().strip() for line in lines[2::2]]
+    values = dict(zip(texts[::2], texts[1::2], strict=True))  # Redis returns them in any order
     assert values == FIRST_SETTINGS.setdefault(url, values), "a test before this one has changed settings"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import django
@@ -16,7 +18,7 @@ from django.db.models.sql.datastructures import Join
 
 from cachebackend import protocol
 from cachebackend.backend import RingCache
-from cachebackend.backend.query_names import shape_tag_name, shard_names
+from cachebackend.backend.query_names import shard_names
 from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.tables import table_name, watched_tables
@@ -32,12 +34,14 @@ from cachebackend.query_counts import QueryForm
 from cachebackend.ring import ClusterRing, Ring
 from cachebackend.shapes import Shape
 
-__all__ = ["Equalities", "Plan", "plan_of", "shard_of_result"]
+__all__ = ["Equalities", "Plan", "key_of_result", "plan_of", "shard_of_result"]
 
 #: The most plans that a process remembers.
 _MAX_PLANS = 10_000
 #: The most tags and shapes of one result.
 _MAX_NAMES = 200
+#: How many keys are tried for each node of the ring until one has the owner of the tags.
+_MAX_TRIES_A_NODE = 8
 _plans: dict[tuple[Any, ...], Plan | NotCached] = {}
 
 
@@ -142,16 +146,19 @@ def _new_plan(
     # it. It finds no result of the newer processes, nor they one of it
     facts = [catalogue_of(each.model._meta.db_table, compiler.using).text for each in compiled.dependencies]
     digest = sha256(digest + "\0".join(facts).encode()).digest()
-    key = cache.key_bytes(f"result:{digest.hex()}")
-    names: list[str] = []
+    ring = cache.client.context.ring
+    of_each = [cache.many_tag_bytes(each.tag_names(scope)) for each in compiled.dependencies]
+    bound = [
+        tag for each, tags in zip(compiled.dependencies, of_each, strict=True) if each.values for tag in tags
+    ]
+    key = key_of_result(digest, bound, ring, cache.key_bytes)
     entries: list[ShapeEntry] = []
     for each in compiled.dependencies:
-        names += [shape_tag_name(scope, each.table, tag) for tag in each.tags()]
         shards = cache.many_tag_bytes(shard_names(scope, each.table))
-        shard = shard_of_result(key, shards, digest, cache.client.context.ring)
+        shard = shard_of_result(key, shards, digest, ring)
         is_general = each.shape == Shape([], None)
         entries.append(ShapeEntry(shard, each.shape.id, each.shape.description, is_general))
-    tags, shapes = tuple(dict.fromkeys(cache.many_tag_bytes(names))), tuple(dict.fromkeys(entries))
+    tags, shapes = tuple(dict.fromkeys(chain.from_iterable(of_each))), tuple(dict.fromkeys(entries))
     if len(tags) + len(shapes) > _MAX_NAMES:
         raise NotCached(
             f"the result depends on {len(tags)} tags of {len(shapes)} shapes, more than {_MAX_NAMES}"
@@ -166,6 +173,35 @@ def _new_plan(
         _equalities(compiler.query, compiled.dependencies),
         cached_form(compiler.query, kind, compiled.dependencies),
     )
+
+
+def key_of_result(
+    digest: bytes, tags: Sequence[bytes], ring: Ring | ClusterRing, key_bytes: Callable[[str], bytes]
+) -> bytes:
+    """Return the key of a result: if possible, one whose owner has most of its tags, too.
+
+    So a hit asks fewer nodes. Keys are made from the digest until one has that owner. Two processes whose
+    rings differ may choose differently, and then each of them has a copy of the result: both copies are
+    right, because both record the tokens of the same tags. In a cluster, where owners change while
+    processes run, the first key is taken.
+
+    Args:
+        digest: The digest of the statement.
+        tags: The keys of the tags whose shape binds columns. Without them all results of a table have one
+            tag, and would be on one node.
+        ring: The ring.
+        key_bytes: Makes the key of a name.
+    """
+    first = key = key_bytes(f"result:{digest.hex()}")
+    if ring.keys_move or not tags:
+        return first
+    [(wanted, _)] = Counter(map(ring.owner, tags)).most_common(1)
+    for _ in range(_MAX_TRIES_A_NODE * len(ring)):
+        if ring.owner(key) == wanted:
+            return key
+        digest = sha256(digest).digest()
+        key = key_bytes(f"result:{digest.hex()}")
+    return first
 
 
 def shard_of_result(key: bytes, shards: Sequence[bytes], digest: bytes, ring: Ring | ClusterRing) -> bytes:

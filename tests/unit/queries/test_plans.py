@@ -1,11 +1,11 @@
-"""The shard in which a result registers its shapes."""
+"""The nodes of a result, of its tags and of the shard in which it registers its shapes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from hashlib import sha256
 
-from cachebackend.queries.plans import shard_of_result
+from cachebackend.queries.plans import key_of_result, shard_of_result
 from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, Ring
 
 SHARDS = [b"shapes:default:t:%d\xff" % number for number in range(8)]
@@ -40,3 +40,33 @@ def test_the_owners_in_a_cluster_decide_nothing() -> None:
     chosen = [[shard_of_result(key, SHARDS, digest, ring) for key, digest in RESULTS] for ring in (one, two)]
     assert chosen[0] == chosen[1]
     assert set(chosen[0]) == set(SHARDS)
+
+
+def test_a_result_is_where_most_of_its_tags_are() -> None:
+    """Also on a ring of many nodes; the same key each time."""
+    for ring in (NODES, Ring([(str(number), 1.0) for number in range(50)])):
+        for _, digest in RESULTS[:200]:
+            tags = [b"queries:%d:" % number + digest for number in range(3)]
+            owners = [ring.owner(tag) for tag in tags]
+            key = key_of_result(digest, tags, ring, str.encode)
+            assert ring.owner(key) in owners
+            assert owners.count(ring.owner(key)) == max(map(owners.count, owners))
+            assert key == key_of_result(digest, tags, ring, str.encode)
+
+
+def test_results_without_values_are_on_all_nodes() -> None:
+    """They have one tag, whose node would hold all of them; and in a cluster owners decide nothing."""
+    cluster = ClusterRing()
+    cluster.replace([slot % 3 for slot in range(CLUSTER_SLOTS)], ["a", "b", "c"])
+    for _, digest in RESULTS[:20]:
+        first = f"result:{digest.hex()}".encode()
+        assert key_of_result(digest, [], NODES, str.encode) == first
+        assert key_of_result(digest, [b"tag"], cluster, str.encode) == first
+
+
+def test_an_owner_that_no_key_has_is_given_up() -> None:
+    """A node may own so little that no tried key is there: the result has its first key, elsewhere."""
+    ring = Ring([("a", 1.0), ("b", 0.001)])
+    tag = next(tag for tag in (b"%d" % number for number in range(10**6)) if ring.owner(tag) == 1)
+    digest = RESULTS[0][1]
+    assert key_of_result(digest, [tag], ring, str.encode) == f"result:{digest.hex()}".encode()

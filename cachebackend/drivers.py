@@ -29,7 +29,7 @@ from cachebackend.effects import (
     Sleep,
     is_unknown_script,
 )
-from cachebackend.errors import NodeUnavailableError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.loader import loader_block
 from cachebackend.threads import call_in_thread
 from cachebackend.tracing import span
@@ -198,6 +198,11 @@ def _scatter(requests: Sequence[Request], nodes: Sequence[NodePort], failed: Fai
         note_failure(node, reply, failed)
         return [reply]
     groups = _by_node(requests)
+    if len(groups) == 1 and not failed:
+        [node] = groups
+        replies = nodes[node].send([command for _, command in requests]).receive()
+        note_failure(node, replies[-1], failed)
+        return replies
     replies = _replies_of_failed(requests, groups, failed)
     pending: list[tuple[int, list[int], Pending]] = []
     try:
@@ -263,6 +268,8 @@ def _unknown_scripts(requests: Sequence[Request], replies: Sequence[Reply]) -> d
 
     NOSCRIPT means that the node ran nothing, so a second call cannot run the script twice.
     """
+    if NodeReplyError not in map(type, replies):  # in nearly all calls
+        return {}
     return {
         position: (requests[position][0], command.with_source)
         for position, reply in enumerate(replies)

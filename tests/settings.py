@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from cacheproject.settings import *  # noqa: F403
+from cacheproject.settings import CACHES as _CACHES
 from cacheproject.settings import DATABASES as _DATABASES
 from cacheproject.settings import INSTALLED_APPS as _APPS
 from tests.mariadb import COLLATION, use_pymysql
@@ -25,3 +26,5 @@ if os.environ.get("PGBOUNCER"):
     # Two transactions of one process may have two connections of the server
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
     RINGCACHE = {"listen": {"default": {"PORT": os.environ["PGBOUNCER_DATABASE_PORT"]}}}
+if os.environ.get("RING") == "cluster":  # some models of the tests are cached strictly
+    _CACHES["default"]["OPTIONS"]["strict_on_failover"] = "accept"

@@ -249,6 +249,7 @@ def test_a_plain_url_of_a_cluster_says_what_to_write(cluster_services: Services,
     client.close()
 
 
+@pytest.mark.ring_of_nodes
 def test_a_plain_server_is_no_cluster(services: Services) -> None:
     """The error says what to write instead."""
     url = services.ring_urls[0].replace("redis://", "redis+cluster://").partition("/0")[0].partition("?")[0]

@@ -142,6 +142,7 @@ def test_nothing_reads_a_shard_as_a_record(cache: RingCache, capsys: pytest.Capt
     assert read() == []
 
 
+@pytest.mark.ring_of_nodes
 def test_cleanup_deletes_shards_from_nodes_that_do_not_own_them(cache: RingCache) -> None:
     """The shard at its owner stays."""
     read()

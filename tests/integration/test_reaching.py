@@ -355,6 +355,7 @@ class TestSentinel:
         ("redis+cluster://:secret@h1,h2", "LOCATION is a cluster"),
     ],
 )
+@pytest.mark.ring_of_nodes
 def test_a_strict_model_on_nodes_with_a_failover_is_an_error_unless_it_is_accepted(
     location: object, says: str, settings: Any, monkeypatch: pytest.MonkeyPatch, empty_nodes: None
 ) -> None:

@@ -415,6 +415,7 @@ def test_a_node_that_is_full_and_evicts_nothing_is_a_fault(ring_cache: RingCache
     assert f"not well: {message}" in out.getvalue()
 
 
+@pytest.mark.ring_of_nodes
 def test_doctor_notes_a_node_that_evicts_many_keys(
     ring_cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

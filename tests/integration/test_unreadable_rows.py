@@ -350,6 +350,7 @@ EXPANDING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.ring_of_nodes  # to read the slots of a cluster takes more memory
 @pytest.mark.postgres
 @pytest.mark.parametrize("columns", EXPANDING.values(), ids=EXPANDING)
 def test_a_row_is_not_expanded_to_be_read(

@@ -342,6 +342,7 @@ def second_node(services: Services) -> str:
     return f"{services.ring_urls[0].partition('?')[0]}?name=queue-b"
 
 
+@pytest.mark.ring_of_nodes
 def test_a_node_without_a_file_stops_its_own_partitions_only(
     second_node: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -359,6 +360,7 @@ def test_a_node_without_a_file_stops_its_own_partitions_only(
     assert NO_FILE.search(caplog.text)
 
 
+@pytest.mark.ring_of_nodes
 def test_a_batch_is_drained_only_when_its_seal_is_on_disk(meter: Meter, second_node: str) -> None:
     """Otherwise the node could come back with the batch open, and take writes that are never drained."""
     with override_settings(WRITE_BEHIND={"nodes": [second_node], "partitions": 1}):

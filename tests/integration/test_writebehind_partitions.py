@@ -319,6 +319,7 @@ def test_a_damaged_number_is_reported(meters: list[Meter], text: bytes) -> None:
         Meter.behind.get(meters[0].pk)
 
 
+@pytest.mark.ring_of_nodes
 def test_nodes_with_different_numbers_are_reported(meters: list[Meter], services: Services) -> None:
     """A node was emptied, or is new; the command that changes the number ends the fault."""
     nodes = f"{settings.WRITE_BEHIND['nodes']},{services.ring_urls[0].partition('?')[0]}?name=queue-b"

@@ -274,6 +274,7 @@ def test_an_older_database_continues_after_the_deleted_batches(meter: Meter) -> 
     assert Meter.objects.get(pk=meter.pk).count == 4
 
 
+@pytest.mark.ring_of_nodes
 def test_queues_on_retiring_nodes_are_drained_first(meter: Meter, services: Services) -> None:
     """Their writes are older; reads merge both queues; afterwards the old checkpoint is ended."""
     old = settings.WRITE_BEHIND["nodes"]

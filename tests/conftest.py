@@ -65,11 +65,13 @@ def unbatched_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs Postgres if the database is another one, or a ring of nodes on a cluster."""
+    """Skip a test in an environment that it is not for, as its markers say."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
     if item.get_closest_marker("postgres_or_sqlite") and connection.vendor == "mysql":
         pytest.skip("is about statements that MariaDB does not have")
+    if item.get_closest_marker("own_connections") and connection.settings_dict["OPTIONS"].get("pool"):
+        pytest.skip("is about connections that a thread keeps")
     if item.get_closest_marker("ring_of_nodes") and ring_of_tests() == "cluster":
         pytest.skip("is about single nodes, or about a ring that changes")
 

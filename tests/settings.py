@@ -20,11 +20,15 @@ for _alias, _database in DATABASES.items():
 if DATABASES["default"]["ENGINE"].endswith("mysql"):
     use_pymysql()
     DATABASES["default"]["TEST"] = {"CHARSET": "utf8mb4", "COLLATION": COLLATION}
-if os.environ.get("DATABASE_POOL"):
-    DATABASES["default"] |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": {"min_size": 1, "max_size": 20}}}
+if os.environ.get("DATABASE_POOL") and DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    DATABASES["default"] |= {
+        "CONN_MAX_AGE": 0,
+        "OPTIONS": {"pool": {"min_size": 1, "max_size": 20, "timeout": 5}},
+    }
 if os.environ.get("PGBOUNCER"):
     # Two transactions of one process may have two connections of the server
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
-    RINGCACHE = {"listen": {"default": {"PORT": os.environ["PGBOUNCER_DATABASE_PORT"]}}}
+    # The process that hands out the tests has no database
+    RINGCACHE = {"listen": {"default": {"PORT": os.environ.get("PGBOUNCER_DATABASE_PORT", "")}}}
 if os.environ.get("RING") == "cluster":  # some models of the tests are cached strictly
     _CACHES["default"]["OPTIONS"]["strict_on_failover"] = "accept"

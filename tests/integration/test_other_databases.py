@@ -169,6 +169,7 @@ def test_few_threads_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPa
     assert ask_databases(lambda _: True, 10).found == {"default": True}
 
 
+@pytest.mark.own_connections
 def test_requests_that_follow_each_other_use_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a relay that runs every second starts no thread and opens no connection each time."""
     monkeypatch.setattr(outbox_databases, "_askers", {})

@@ -73,6 +73,7 @@ def test_a_project_without_a_ring_cache_is_reported(settings: Any) -> None:
     assert checks.check_write_behind_workers(databases=["default"]) == []
 
 
+@pytest.mark.own_connections
 def test_connections_that_an_asgi_project_keeps_are_reported(settings: Any) -> None:
     """Each thread keeps one."""
     settings.ASGI_APPLICATION, settings.WSGI_APPLICATION = "site.asgi.application", None

@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+import redis
 from django.conf import settings
 from django.core.management import call_command
 from django.db.models import F
@@ -31,9 +32,19 @@ from tests.node_settings import cluster_settings
 from tests.shop.models import Meter
 from tests.waits import wait_until
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes", "_waitaof")]
 #: Those of a server that stores writes durably.
 QUEUE_SETTINGS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+
+@pytest.fixture(scope="session")
+def _waitaof(cluster_services: Services) -> None:
+    """Skip the tests on servers that cannot be queue nodes."""
+    with redis.Redis.from_url(cluster_services.ring_servers[0].partition("?")[0]) as server:
+        try:
+            server.execute_command("WAITAOF", 0, 0, 0)
+        except redis.ResponseError:
+            pytest.skip("these nodes have no WAITAOF")
 
 
 @pytest.fixture

@@ -207,6 +207,8 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def forget() -> None:
         connections["default"].close()
+        if connections["default"].settings_dict["OPTIONS"].get("pool"):
+            connections["default"].close_pool()
         for name in ("timezone", "timezone_name"):
             vars(connections["default"]).pop(name, None)
 

@@ -69,8 +69,10 @@ NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)
 #: Files of which every test needs Postgres; a single test that needs it has a marker.
 POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
-#: The tests of poolers start one themselves; a pooler keeps the test database open, so it cannot be dropped.
-POOLED = (*DATABASES, "--ignore=tests/integration/test_poolers.py", "--reuse-db")
+#: A pool and a pooler keep the test database open, so it cannot be dropped.
+KEPT_OPEN = (*DATABASES, "--reuse-db")
+#: The tests of poolers start one themselves.
+POOLED = (*KEPT_OPEN, "--ignore=tests/integration/test_poolers.py")
 WITHOUT_POSTGRES = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
 
 
@@ -144,7 +146,7 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
         left_out.append("pgbouncer: not installed")
     else:
         yield Cell(
-            ours, valkey, f"{postgres} behind pgbouncer", DATABASES, {"PGBOUNCER": "1"}, conforms=False
+            ours, valkey, f"{postgres} behind pgbouncer", KEPT_OPEN, {"PGBOUNCER": "1"}, conforms=False
         )
     yield Cell(ours, valkey, f"{postgres} with a pool", POOLED, {"DATABASE_POOL": "1"}, conforms=False)
     lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")

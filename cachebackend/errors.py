@@ -16,6 +16,7 @@ __all__ = [
     "RedirectedError",
     "RingCacheError",
     "UnconfirmedError",
+    "UnservedSlotError",
     "ValueTooLongError",
     "WriteBehindDamagedError",
     "WriteBehindDatabaseError",
@@ -80,6 +81,12 @@ class NodeUnavailableError(RingCacheError):
 
 class MovingSlotError(NodeUnavailableError):
     """A slot of the cluster is being moved, and only a part of the keys has arrived; nothing was executed."""
+
+    ejects = False
+
+
+class UnservedSlotError(NodeUnavailableError):
+    """No server of the cluster has the slot of the key, according to the server that was asked."""
 
     ejects = False
 

@@ -23,7 +23,7 @@ from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import RedirectedError, RingCacheError
+from cachebackend.errors import RedirectedError, RingCacheError, UnservedSlotError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.handshake import Handshake
@@ -41,7 +41,8 @@ logger = logging.getLogger("cachebackend")
 #: Stands for the shards of any cluster in the outbox. The addresses in the URL may change while deletes are
 #: pending, and an alias has one cluster, or two while its ring changes: both get the deletes then.
 ENDPOINT = "cluster"
-#: Seconds after an attempt to read the first topology in which there is no other one.
+#: Seconds after an attempt to read the topology in which the first one, or one after an unserved slot, is
+#: not tried again.
 RETRY_SECONDS = 1.0
 #: Gives what old owners of slots have missed to the new owners, and returns these. Its arguments are a
 #: function that returns the new owner of a key, and the old and new owners.
@@ -283,13 +284,27 @@ class Cluster:
 
     def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, with those that were redirected sent where they belong."""
-        return follow(self, asked, commands, replies)
+        return self._checked(follow(self, asked, commands, replies))
 
     async def follow_async(
         self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]
     ) -> list[Reply]:
         """Return what ``follow`` returns, in the running event loop."""
-        return await follow_async(self, asked, commands, replies)
+        return self._checked(await follow_async(self, asked, commands, replies))
+
+    def _checked(self, replies: list[Reply]) -> list[Reply]:
+        """Return replies; read the topology again, at most once a second, if a slot is unserved.
+
+        A server that has left the cluster says so of all slots, and redirects no command.
+        """
+        if UnservedSlotError in map(type, replies):
+            self.note_unserved()
+        return replies
+
+    def note_unserved(self) -> None:
+        """Read the topology in another thread, unless that was done in the last second."""
+        if self._clock.monotonic() >= self._retry_at:
+            self.reload_soon()
 
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""

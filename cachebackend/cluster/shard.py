@@ -16,7 +16,7 @@ from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_r
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
 from cachebackend.effects import Command, Reply, ScriptCall
-from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError
+from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError, UnservedSlotError
 from cachebackend.node import Node
 from cachebackend.node.blocking import Connection
 from cachebackend.options import NodeAddress
@@ -25,6 +25,8 @@ from cachebackend.threads import call_in_thread
 __all__ = ["ShardNode", "Topologies"]
 
 _INFO: Command = (b"CLUSTER", b"INFO")
+#: The errors that say that the table of slots is old, or that a slot moves.
+_OF_SLOTS = frozenset({RedirectedError, UnservedSlotError})
 
 
 class Topologies(Protocol):
@@ -157,7 +159,7 @@ class ShardNode(Node):
         if is_of_many_keys(command):
             return self.send([command]).receive()[0]
         reply = super().call(command)
-        if reply.__class__ is RedirectedError:
+        if reply.__class__ in _OF_SLOTS:
             [reply] = self._cluster.follow(self, [command], [reply])
         return reply
 

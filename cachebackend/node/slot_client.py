@@ -41,6 +41,10 @@ class Table(Protocol):
         """Read the topology in another thread, unless one does so already."""
         ...
 
+    def note_unserved(self) -> None:
+        """Read the topology in another thread, unless that was done in the last second."""
+        ...
+
 
 class SlotClient(RedisClient):
     """A client of the server that has a slot now. Each command is sent to it, and follows redirections.
@@ -108,6 +112,9 @@ class SlotClient(RedisClient):
             return _reply(self._at(address), args, options, is_ask=is_ask)
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
             self._table.reload_soon()  # a replica may be promoted: the next command is sent to it
+            raise
+        except redis.exceptions.ClusterDownError:
+            self._table.note_unserved()
             raise
 
     def _redirected(self, asked: Address, error: redis.exceptions.AskError, *, is_ask: bool) -> Address:

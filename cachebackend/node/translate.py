@@ -18,6 +18,7 @@ from cachebackend.errors import (
     NodeUnavailableError,
     RedirectedError,
     RingCacheError,
+    UnservedSlotError,
 )
 from cachebackend.interrupts import raise_interrupt
 
@@ -169,11 +170,7 @@ def reply_error(text: str, name: str = "") -> RingCacheError:
     """Return our error for a node's error reply."""
     code = text.partition(" ")[0]
     if text == _UNSERVED:
-        unserved = NodeUnavailableError(
-            "no server of the cluster has the slot of the key; see CLUSTER SHARDS"
-        )
-        unserved.ejects = False
-        return unserved
+        return UnservedSlotError("no server of the cluster has the slot of the key; see CLUSTER SHARDS")
     if code in _CANNOT_SERVE:
         error = NodeUnavailableError(f"{f'node {name!r}' if name else 'the node'} cannot serve: {text}")
         error.ejects = code not in _SERVES_READS

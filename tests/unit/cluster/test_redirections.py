@@ -12,6 +12,7 @@ from cachebackend.cluster.topology import Server
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
+from cachebackend.node.translate import reply_error
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
 GET, SET = (b"GET", b"bar"), (b"SET", b"bar", b"1")
@@ -153,6 +154,21 @@ def test_a_primary_that_gets_its_first_slot_is_asked(
     breaker = cluster.shards[2].breaker
     assert breaker is not None
     assert not breaker.is_open
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_unserved_slot_lets_the_table_be_read_once_a_second(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """A server that has left the cluster refuses every command, and redirects none."""
+    reloads: list[int] = []
+    monkeypatch.setattr(cluster, "reload_soon", lambda: reloads.append(1))
+    unserved = reply_error("CLUSTERDOWN Hash slot not served")
+    assert follow(cluster, [unserved], is_async=is_async) == [unserved]
+    assert len(reloads) == 1
+    cluster._retry_at = cluster._clock.monotonic() + 60
+    follow(cluster, [unserved], is_async=is_async)
+    assert len(reloads) == 1
 
 
 def test_a_replica_that_the_table_has_not_as_a_primary_is_not_asked(

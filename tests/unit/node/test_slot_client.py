@@ -78,6 +78,9 @@ class Table:
     def reload_soon(self) -> None:
         self.reloads.append("soon")
 
+    def note_unserved(self) -> None:
+        self.reloads.append("unserved")
+
 
 def client_of(table: Table, **replies: list[Any]) -> tuple[SlotClient, dict[str, Server]]:
     servers = {host: Server(each) for host, each in replies.items()}
@@ -137,6 +140,15 @@ def test_a_server_that_does_not_answer_is_asked_once() -> None:
     with pytest.raises(redis.exceptions.TimeoutError):
         client.execute_command("INCR", "k")
     assert (table.reloads, len(servers["a"].commands)) == (["soon"], 1)
+
+
+def test_an_unserved_slot_lets_the_table_be_read_again() -> None:
+    """The server may have left the cluster; the next command is sent to the present owner."""
+    table = Table(A)
+    client, _ = client_of(table, a=[redis.exceptions.ClusterDownError("Hash slot not served")])
+    with pytest.raises(redis.exceptions.ClusterDownError):
+        client.execute_command("GET", "k")
+    assert table.reloads == ["unserved"]
 
 
 def test_a_script_runs_at_a_server_that_does_not_know_it() -> None:

@@ -55,6 +55,8 @@ class Members:
             owners: The indexes of the nodes that own slots until now.
         """
         indexed = self._indexed(shards, owners)
+        for index in self.shards.keys() - {index for index, _ in indexed}:
+            self.shards[index].replicas = ()  # no topology names them; each may be a primary of its own now
         for index, shard in indexed:
             self.shards[index].become(shard)
             for server in (shard.primary, *shard.replicas):

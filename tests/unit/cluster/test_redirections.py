@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cachebackend.cluster import Cluster
+from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Server
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RedirectedError
@@ -154,6 +154,18 @@ def test_a_primary_that_gets_its_first_slot_is_asked(
     breaker = cluster.shards[2].breaker
     assert breaker is not None
     assert not breaker.is_open
+
+
+def test_a_former_replica_of_a_shard_without_slots_is_asked(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No topology names its primary any more, so it may have become a primary that gets its first slot."""
+    monkeypatch.setattr(cluster, "reload", lambda: None)
+    monkeypatch.setattr(ShardNode, "hold", lambda self, reason: None)
+    cluster._apply(topology((A, [C], [LOW, HIGH])))
+    answers = Answers(monkeypatch, [b"OK", b"1"])
+    assert follow(cluster, [RedirectedError.read("ASK 5061 d.test:7000")]) == [b"1"]
+    assert answers.sent == [("d.test:7000", [(b"ASKING",), GET])]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

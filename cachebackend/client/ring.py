@@ -16,13 +16,14 @@ from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.codec import Codec
 from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls, FailedNodes
-from cachebackend.effects import Operation
+from cachebackend.effects import Command, Operation
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Node, PromiseWait, ReplicaWait
 from cachebackend.options import ClusterAddress, NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
 from cachebackend.protocol.missed_deletes import MissedKeys, Outbox
+from cachebackend.protocol.ring.node_deletes import delete_command
 from cachebackend.query_counts import QueryCounts
 from cachebackend.ring import Ring, seed_of
 from cachebackend.threads import call_in_thread
@@ -107,6 +108,7 @@ class RingClient(SingleKeyClient):
             node.breaker = Breaker(node.name, clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True)
             node.on_moved = partial(self._moved, index)
             node.on_postponed = partial(self.context.missed.postpone, index)
+            node.postponed = partial(self._postponed_deletes, index)
         else:
             node.breaker = Breaker(node.name, clock)
         # Beside a cluster, plain nodes are those of the other ring, and have no replicas
@@ -114,6 +116,11 @@ class RingClient(SingleKeyClient):
         if is_replicated and (wait := self.context.options.wait_replicas):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
+
+    def _postponed_deletes(self, index: int) -> dict[bytes, Command]:
+        """Return the deletes that were postponed in the cluster of a shard, by their keys."""
+        members = next((each.shards for each in self.clusters if index in each.shards), {})
+        return {key: delete_command([key]).with_source for key in self.context.missed.postponed(members)}
 
     def _moved(self, index: int) -> None:
         """Handle a shard that has got another primary."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from cachebackend.clock import Clock
@@ -25,6 +25,7 @@ from cachebackend.threads import call_in_thread
 __all__ = ["ShardNode", "Topologies"]
 
 _INFO: Command = (b"CLUSTER", b"INFO")
+_ASKING: Command = (b"ASKING",)
 #: The errors that say that the table of slots is old, or that a slot moves.
 _OF_SLOTS = frozenset({RedirectedError, UnservedSlotError})
 
@@ -87,6 +88,10 @@ class ShardNode(Node):
         #: Called with keys whose deletes other servers must confirm, and have not; returns whether it has
         #: recorded them. None: nothing does.
         self.on_postponed: Callable[[Sequence[bytes]], bool] | None = None
+        #: Returns the keys whose deletes are postponed, each with the command that deletes it.
+        self.postponed: Callable[[], Mapping[bytes, Command]] = dict
+        #: The keys of ``postponed`` that the present probe has deleted here.
+        self._deleted: frozenset[bytes] = frozenset()
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
@@ -199,6 +204,9 @@ class ShardNode(Node):
         if self.server != self._probed:
             message = f"node {self.name!r} has taken over while deletes were replayed to the old primary"
             raise NodeUnavailableError(message)
+        if not self._deleted.issuperset(self.postponed()):
+            message = f"node {self.name!r} may have keys whose deletes were postponed during its probe"
+            raise NodeUnavailableError(message)
         if not is_complete():
             return False
         self._served = self.server
@@ -210,6 +218,24 @@ class ShardNode(Node):
         if b"cluster_state:ok" not in info:
             message = f"node {self.name!r} cannot serve: the cluster is down"
             raise NodeUnavailableError(message)
+        self._delete_postponed(connection)
+
+    def _delete_postponed(self, connection: Connection) -> None:
+        """Delete keys that may be here already, although another server has their slot.
+
+            1. process  deletes a key that was moved here; its slot is still moving, and the primary is dead
+            2. process  replays the delete to the owner of the slot, which redirects it here: it is postponed
+            3. cluster  promotes a replica here, which has the key
+            4. reader   is redirected here, as soon as this node is not ejected any more
+
+        The deletes stay postponed, because a key may also be elsewhere.
+        """
+        commands = self.postponed()
+        if commands:
+            batch = [each for command in commands.values() for each in (_ASKING, command)]
+            connection.send(batch)
+            _checked([reply for reply in connection.replies(batch) if type(reply) not in _OF_SLOTS])
+        self._deleted = frozenset(commands)
 
     def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
         plain = _divided(commands)

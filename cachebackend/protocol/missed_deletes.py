@@ -124,6 +124,11 @@ class MissedDeletes:
             self._postponed = postponed
             return True
 
+    def postponed(self, members: Collection[int]) -> frozenset[bytes]:
+        """Return the keys whose deletes were postponed, and which one of some nodes had before."""
+        with self._lock:
+            return frozenset(key for node, key in self._postponed if node in members)
+
     def resume(self, node: int, holder: Callable[[int, bytes], int]) -> None:
         """Record for a node the deletes that were postponed and concern it.
 

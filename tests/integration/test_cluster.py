@@ -171,6 +171,31 @@ def test_deletes_reach_the_promoted_replica_before_it_is_read(
         cluster.wait_until_ok()
 
 
+def test_a_delete_reaches_the_promoted_replica_of_a_shard_that_its_slot_moves_to(
+    client: RingClient, cluster_services: Services, cluster: Cluster
+) -> None:
+    """The key has moved there, its slot has not; so readers are redirected to the promoted replica."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    slot = client.ring.slot_of(key)
+    target = another_primary(cluster, slot)
+    move = cluster.move_slot(slot, target)
+    move.begin()
+    move.move_key(key)
+    [replica] = cluster.replicas_of(target)
+    wait_until(lambda: has_key(cluster, replica))
+    cluster_services.kill(target)
+    try:
+        assert not client.delete(key)
+        cluster.wait_until_replaced(target)
+        seen = set()
+        wait_until(lambda: seen.add(client.get(key)) or (is_up(client) and client.set(key, "new", MINUTE_MS)))
+        assert (seen, client.get(key)) == ({None}, "new")
+    finally:
+        cluster_services.restart(target)
+        cluster.wait_until_ok()
+
+
 def has_key(cluster: Cluster, replica: str) -> bool:
     return bool(cluster.ask(replica, "DBSIZE"))
 

@@ -191,6 +191,36 @@ def test_a_shard_without_deletes_to_replay_serves_a_promoted_server_at_once(shar
     assert (shard.breaker.is_open, shard.primary()) == (False, ("b.test", 7000))
 
 
+def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None:
+    """Nothing that is postponed meanwhile is left: the next probe deletes it."""
+    shard.become(Shard(A, (), ()))
+    postponed: dict[bytes, Command] = {key: delete_command([key]) for key in (b"here", b"elsewhere")}
+    shard.postponed = lambda: postponed
+    deletes: list[Reply] = [b"OK", 1, b"OK", RedirectedError.read("MOVED 1 b.test:7000")]
+    answers = iter([[b"cluster_state:ok"], deletes])
+
+    class Wire:
+        def __init__(self) -> None:
+            self.sent: list[Command] = []
+
+        def send(self, commands: Sequence[Command]) -> None:
+            self.sent += commands
+
+        def replies(self, commands: Sequence[Command]) -> list[Reply]:
+            del commands
+            return next(answers)
+
+    wire: Any = Wire()
+    shard._probed = shard.server
+    shard._check_probe(wire)
+    asking = (b"ASKING",)
+    assert wire.sent[1:] == [asking, delete_command([b"here"]), asking, delete_command([b"elsewhere"])]
+    assert shard._is_replayed(lambda: True)
+    postponed = {b"late": delete_command([b"late"])}
+    with pytest.raises(NodeUnavailableError, match="were postponed during its probe"):
+        shard._is_replayed(lambda: True)
+
+
 def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(
     shard: ShardNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

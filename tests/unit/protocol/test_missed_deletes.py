@@ -79,6 +79,7 @@ def test_postponed_deletes_are_recorded_again_for_the_node_that_has_the_key() ->
     missed = MissedDeletes(2, HeldClock())
     assert missed.postpone(0, [b"a", b"b"])
     assert not missed.postpone(0, [b"c"])
+    assert (missed.postponed({0, 1}), missed.postponed({1})) == ({b"a", b"b"}, set())
     missed.resume(1, lambda node, key: 1 if key == b"a" else node)
     assert (missed.count(0), missed.take(1), missed.take(1)) == (0, MissedKeys((b"a",)), MissedKeys())
     assert missed.rehome(lambda _: 3, {(0, 3)}, {0, 3}) == {3}

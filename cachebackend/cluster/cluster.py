@@ -258,6 +258,16 @@ class Cluster:
         for index in indexes:
             self.shards[index].hold("slots have moved to it; the deletes that they missed come first")
 
+    def replica_nodes(self) -> list[Node]:
+        """Return a node for each replica, to read and set its settings; close it after that."""
+        self.try_load()
+        replicas = [server for index in self.ring.nodes for server in self.shards[index].replicas]
+        return [self._node_at(server) for server in replicas]
+
+    def _node_at(self, server: Server) -> Node:
+        url = self._address.node_url(server.host, server.port)
+        return Node(NodeAddress(server.name, 1.0, url, self._password), *self._timeouts, self._clock)
+
     def redis(self, key: bytes) -> RedisClient:
         """Return a redis-py client of the server that has a key; it follows redirections.
 

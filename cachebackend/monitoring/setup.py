@@ -9,8 +9,10 @@ from typing import NamedTuple
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
+from cachebackend.drivers import drive
 from cachebackend.errors import RingCacheError
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS
+from cachebackend.node import Node
 
 __all__ = ["Difference", "configure", "differences", "ring_faults"]
 
@@ -34,6 +36,8 @@ class Difference(NamedTuple):
 def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheError]) -> list[Difference]:
     """Return the settings that differ, of the nodes that answered; nothing without ``OPTIONS["eviction"]``.
 
+    The replicas of a cluster must have the same settings, because each may be promoted at any time.
+
     Args:
         client: The alias' client.
         infos: For each of the client's ``indexes`` the node's ``INFO``, or the error in its place.
@@ -42,13 +46,30 @@ def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheEr
     if eviction is None:
         return []
     wanted = {"maxmemory": eviction.maxmemory, "maxmemory-policy": eviction.policy}
-    return [
-        Difference(client.ring.names[index], setting, now, str(value))
+    named = [
+        (client.ring.names[index], info)
         for index, info in zip(client.indexes, infos, strict=True)
-        if index < len(client.ring) and not isinstance(info, RingCacheError)
+        if index < len(client.ring)
+    ]
+    return [
+        Difference(name, setting, now, str(value))
+        for name, info in [*named, *_replica_infos(client)]
+        if not isinstance(info, RingCacheError)
         for setting, value in wanted.items()
         if value is not None and (now := info.get(setting.replace("-", "_"), "")) != str(value)
     ]
+
+
+def _replica_infos(client: RingClient) -> Iterator[tuple[str, dict[str, str] | RingCacheError]]:
+    """Yield the name and the ``INFO`` of each replica of the cluster, if the ring is one."""
+    for node in _replica_nodes(client):
+        [info] = drive(protocol.node_infos(client.context, [0]), [node])
+        node.close()
+        yield node.name, info
+
+
+def _replica_nodes(client: RingClient) -> list[Node]:
+    return [] if client.cluster is None else client.cluster.replica_nodes()
 
 
 def configure(client: RingClient, differing: Sequence[Difference]) -> None:
@@ -61,11 +82,14 @@ def configure(client: RingClient, differing: Sequence[Difference]) -> None:
     Raises:
         RingCacheError: A node did not answer, or refused; the nodes before it are set.
     """
+    replicas = {node.name: node for node in _replica_nodes(client)}
     for each in differing:
-        node = client.nodes[client.ring.names.index(each.node)]
+        node = replicas.get(each.node) or client.nodes[client.ring.names.index(each.node)]
         reply = node.call((b"CONFIG", b"SET", each.setting, each.wanted))
         if isinstance(reply, RingCacheError):
             raise reply
+    for replica in replicas.values():
+        replica.close()
 
 
 def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> list[str]:

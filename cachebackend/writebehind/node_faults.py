@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from cachebackend import protocol
 from cachebackend.client import QueueClient
 from cachebackend.conf import write_behind_options
+from cachebackend.drivers import drive
 from cachebackend.errors import RingCacheError
 from cachebackend.protocol.queue.partition import checked
 from cachebackend.writebehind.node_health import NodeHealth
@@ -22,7 +23,7 @@ def node_faults() -> list[str]:
     """Return what is wrong with the queue nodes: one sentence for each fault, with what to do about it."""
     client = project_queue()
     faults = [fault for index, *_ in client.servers().values() for fault in faults_of_node(client, index)]
-    return [*faults, *_count_faults(client)]
+    return [*faults, *_replica_faults(client), *_count_faults(client)]
 
 
 def settings_faults(client: QueueClient, nodes: Iterable[int]) -> list[str]:
@@ -34,7 +35,22 @@ def settings_faults(client: QueueClient, nodes: Iterable[int]) -> list[str]:
         except RingCacheError:
             continue
         faults += [f"queue node {client.server_name(index)!r} {fault}" for fault in found]
-    return [*faults, *_count_faults(client)]
+    return [*faults, *_replica_faults(client), *_count_faults(client)]
+
+
+def _replica_faults(client: QueueClient) -> Iterator[str]:
+    """Yield what is set up wrong on the replicas of a cluster, each of which may be promoted at any time."""
+    durability = write_behind_options().durability
+    for node in [] if client.cluster is None else client.cluster.replica_nodes():
+        try:
+            settings = drive(protocol.node_settings(client.context, 0, _SETTINGS), [node])
+        except RingCacheError:
+            continue  # the faults of its primary say that it is not connected
+        finally:
+            node.close()
+        yield from (
+            f"queue node {node.name!r}, a replica, {fault}" for fault in _faults(settings, durability)
+        )
 
 
 def _count_faults(client: QueueClient) -> Iterator[str]:

@@ -16,10 +16,12 @@ from cachebackend.client import RingClient
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes
 from cachebackend.monitoring.observer import node_states
+from cachebackend.monitoring.setup import Difference, configure, differences
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
+from tests.node_settings import cluster_settings
 from tests.waits import wait_until
 
 MINUTE_MS = 60_000
@@ -397,6 +399,24 @@ def test_a_value_is_warmed_from_the_old_ring(
     assert moved.get(KEYS[0]) == "old"
     for client in (old, new, moved):
         client.close()
+
+
+def test_replicas_get_the_settings_of_the_primaries(cluster_services: Services, cluster: Cluster) -> None:
+    """Each may be promoted at any time."""
+    client = client_of(cluster_services, eviction={"policy": "allkeys-lru"})
+
+    def differing() -> list[Difference]:
+        return differences(client, client.run(protocol.node_infos(client.context, client.indexes)))
+
+    with cluster_settings(cluster, maxmemory_policy="allkeys-lfu"):
+        found = differing()
+        ports = {cluster.server(name).port for name in cluster.names}
+        assert {int(each.node.rpartition(":")[2]) for each in found} == ports
+        configure(client, found)
+        assert differing() == []
+        policies = [cluster.ask(name, "CONFIG", "GET", "maxmemory-policy") for name in cluster.names]
+        assert policies == [{b"maxmemory-policy": b"allkeys-lru"}] * len(ports)
+    client.close()
 
 
 def test_each_primary_reports_its_keys_and_its_commands(client: RingClient) -> None:

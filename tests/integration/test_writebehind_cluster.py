@@ -22,6 +22,7 @@ from cachebackend.errors import (
     WriteBehindStoppedError,
     WriteBehindUnknownError,
 )
+from cachebackend.monitoring import queue_figures
 from cachebackend.options import CLUSTER_PARTS
 from cachebackend.writebehind.erasure import delete_keys
 from cachebackend.writebehind.queue import project_queue
@@ -356,6 +357,17 @@ def test_a_fault_of_a_server_is_printed_once(queue: Callable[..., Any], cluster:
     lines = [line for line in printed.getvalue().splitlines() if "allkeys-lfu" in line]
     assert len(lines) == 1
     assert str(cluster.server(name).port) in lines[0]
+
+
+def test_the_settings_of_replicas_are_checked(queue: Callable[..., Any], cluster: Cluster) -> None:
+    """Each may be promoted at any time, and would evict batches then."""
+    [replica] = cluster.replicas_of(cluster.primaries[0])
+    with queue():
+        cluster.ask(replica, "CONFIG", "SET", "maxmemory-policy", "allkeys-lfu")
+        found = [writebehind.node_faults(), [fault.message for fault in queue_figures().faults]]
+    for faults in found:
+        [fault] = [each for each in faults if "allkeys-lfu" in each]
+        assert f"{cluster.server(replica).port}', a replica, may evict queued writes" in fault
 
 
 def test_the_keys_of_a_queue_are_deleted_on_all_servers(queue: Callable[..., Any], cluster: Cluster) -> None:

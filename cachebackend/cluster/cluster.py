@@ -218,7 +218,9 @@ class Cluster:
             if node.server is not None:
                 (last if is_open or index not in owners else first).append(node.server)
         replicas = [server for index in owners for server in self.shards[index].replicas]
-        return self._reader.read([*first, *replicas], last, self._epoch or 0)
+        known = {server.id for server in replicas}
+        known |= {server.id for index in owners if (server := self.shards[index].server) is not None}
+        return self._reader.read([*first, *replicas], last, self._epoch or 0, known - {""})
 
     def _apply(self, topology: Topology) -> None:
         """Use a topology: the deletes that slots' old owners have missed go with the slots.

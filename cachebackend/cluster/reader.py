@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import closing
 
 from cachebackend.cluster.topology import QUESTIONS, Server, Topology, read_topology
@@ -36,18 +36,25 @@ class TopologyReader:
         self._address, self._timeouts = address, timeouts
         self._password, self._address_map = password, address_map
 
-    def read(self, servers: Iterable[Server], failed: Iterable[Server], epoch: int) -> Topology:
+    def read(
+        self, servers: Iterable[Server], failed: Iterable[Server], epoch: int, known: Collection[str] = ()
+    ) -> Topology:
         """Return the first topology that is not older than the last one, or the best that any server has.
+
+        A server may belong to another cluster now, or another one may have its address.
 
         Args:
             servers: The servers that are asked first.
             failed: Those that are asked last. The servers in the URL come before them.
             epoch: The epoch of the last topology.
+            known: The IDs of the servers of the last topology. A topology that has none of them, beside the
+                server that was asked, is of another cluster: it is used if no server has a better one. Empty:
+                nothing is known yet.
 
         Raises:
             ConnectionError: No server answers, or the cluster has no slots.
         """
-        found: list[Topology] = []
+        found: list[tuple[bool, Topology]] = []
         failure = ""
         first, last = ([(server.host, server.port) for server in each] for each in (servers, failed))
         for host, port in dict.fromkeys((*first, *self._address.hosts, *last)):
@@ -57,10 +64,11 @@ class TopologyReader:
                 raise_interrupt(error)
                 failure = failure or f": {host_text(host, port)} {error}"
                 continue
-            if topology.is_ok and topology.epoch >= epoch and topology.shards:
+            is_same = not known or _has_others(topology, (host, port), known)
+            if is_same and topology.is_ok and topology.epoch >= epoch and topology.shards:
                 return topology
-            found.append(topology)
-        best = max(found, key=lambda each: (bool(each.shards), each.is_ok, each.epoch), default=None)
+            found.append((is_same, topology))
+        _, best = max(found, key=_rank, default=(False, None))
         if best is None or not best.shards:
             message = "no server of the cluster answers" if best is None else "the cluster has no slots yet"
             raise ConnectionError(message + failure)
@@ -71,3 +79,14 @@ class TopologyReader:
         with closing(Connection(handshake, self._timeouts[1])) as connection:
             connection.send(QUESTIONS)
             return read_topology(list(connection.replies(QUESTIONS)), host, self._address_map)
+
+
+def _rank(found: tuple[bool, Topology]) -> tuple[bool, bool, bool, int]:
+    is_same, topology = found
+    return bool(topology.shards), is_same, topology.is_ok, topology.epoch
+
+
+def _has_others(topology: Topology, asked: tuple[str, int], known: Collection[str]) -> bool:
+    """Return whether a topology has one of the known servers beside the one that was asked for it."""
+    servers = (server for shard in topology.shards for server in (shard.primary, *shard.replicas))
+    return any(server.id in known and (server.host, server.port) != asked for server in servers)

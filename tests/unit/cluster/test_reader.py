@@ -7,7 +7,7 @@ import pytest
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.topology import Topology
 from cachebackend.options import ClusterAddress
-from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, topology
+from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, E, topology
 
 OLD = topology((A, [C], [LOW]), (B, [D], [HIGH]), epoch=1)
 NEW = topology((C, [], [LOW]), (B, [D], [HIGH]), epoch=9)
@@ -43,6 +43,16 @@ def test_an_old_topology_is_used_if_there_is_no_other_one() -> None:
     assert reader.read([A], [C], 5) is NEW
     assert reader.asked == ["a.test", "seed.test", "c.test"]
     assert Answers({"a.test": OLD}).read([A], [C], 5) is OLD
+
+
+def test_the_topology_of_another_cluster_is_the_last_choice() -> None:
+    """A server has left for another cluster with its ID and its address; the others are still known."""
+    other = topology((A, [], [LOW]), (E, [], [HIGH]), epoch=12)
+    reader = Answers({"a.test": other, "b.test": NEW})
+    assert reader.read([A, B], [], 5, {"a", "b", "c", "d"}) is NEW
+    assert Answers({"a.test": other, "b.test": OLD}).read([A, B], [], 5, {"a", "b", "c", "d"}) is OLD
+    assert Answers({"a.test": other}).read([A, B], [], 5, {"a", "b"}) is other
+    assert Answers({"a.test": other, "b.test": NEW}).read([A, B], [], 5) is other
 
 
 def test_the_error_names_the_first_server_and_its_reason() -> None:

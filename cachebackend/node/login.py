@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cachebackend.interrupts import note_interrupt, raise_interrupt
-from cachebackend.options import Password
+from cachebackend.options import Password, is_encodable
 from cachebackend.threads import call_in_thread
 
 __all__ = ["Login", "remove_frames"]
@@ -51,6 +51,9 @@ class Login:
             or not all(isinstance(word, str) for word in words)
         ):
             message = "the function that returns its password returned neither a text nor a user and a text"
+            raise ConnectionError(message)
+        if not all(map(is_encodable, words)):
+            message = "the function that returns its password returned a text that is not valid Unicode"
             raise ConnectionError(message)
         user = self._username if len(words) == 1 else words[0]
         password = _Secret(words[-1])

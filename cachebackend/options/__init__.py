@@ -13,7 +13,7 @@ from cachebackend.options.host import host_text
 from cachebackend.options.node_lists import change_faults
 from cachebackend.options.project import ProjectOptions
 from cachebackend.options.ring import RingOptions
-from cachebackend.options.rules import Password
+from cachebackend.options.rules import Password, is_encodable
 from cachebackend.options.sentinel import SENTINEL_SCHEME, SentinelAddress, sentinel_address
 from cachebackend.options.url import NodeAddress, parse_node, parse_nodes
 from cachebackend.options.writebehind import CLUSTER_PARTS, WriteBehindOptions
@@ -32,6 +32,7 @@ __all__ = [
     "WriteBehindOptions",
     "change_faults",
     "host_text",
+    "is_encodable",
     "parse_location",
     "parse_node",
     "parse_nodes",

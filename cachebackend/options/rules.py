@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "Word",
     "check_fields",
+    "is_encodable",
 ]
 
 #: A password, or a function that returns it; the function may also return a user and a password.
@@ -29,6 +30,11 @@ Password: TypeAlias = str | Callable[[], str | Sequence[str]]
 #: The largest number that is a secret.
 _MAX_SECRET = 2**64 - 1
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether a text can be sent: bytes that were decoded in another encoding may leave surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class Rule(Protocol):
@@ -131,7 +137,9 @@ class IsPassword:
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with the value; None: nothing is."""
-        if (isinstance(value, str) and value) or (callable(value) and isinstance(value, Hashable)):
+        if isinstance(value, str) and value:
+            return None if is_encodable(value) else "has a character that is not valid Unicode"
+        if callable(value) and isinstance(value, Hashable):
             return None
         return (
             "must be a text that is not empty, or a function that returns the password, "

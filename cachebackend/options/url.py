@@ -17,7 +17,7 @@ from cachebackend.options.parameters import (
     parameter_fault,
     url_parameters,
 )
-from cachebackend.options.rules import Password
+from cachebackend.options.rules import Password, is_encodable
 from cachebackend.options.sentinel import SENTINEL_SCHEME, sentinel_address
 
 __all__ = [
@@ -155,7 +155,7 @@ def _scheme_fault(scheme: str) -> str | None:
 
 def url_text_fault(url: str) -> str | None:
     """Return what is wrong with the characters of a URL; None: nothing is."""
-    if not url.isprintable() or any("\ud800" <= character <= "\udfff" for character in url):
+    if not url.isprintable() or not is_encodable(url):
         return "has a character that cannot be printed; percent-encode it"
     if " " in url:
         return "has a space; percent-encode it"
@@ -165,6 +165,8 @@ def url_text_fault(url: str) -> str | None:
     authority = re.split(r"[/?]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :] and not url.startswith("unix:"):
         return f"has an '@' after the host; {_ENCODE}"
+    if "@" in unquote(authority.rpartition("@")[2]):
+        return "the host has a percent-encoded '@'; write the '@' between a password and the host as it is"
     return None
 
 

@@ -129,6 +129,8 @@ class TestLogin:
             (lambda: 1 / 0, "raised ZeroDivisionError"),
             (lambda: None, "returned neither a text nor a user and a text"),
             (lambda: (), "returned neither a text nor a user and a text"),
+            (lambda: f"{PASSWORD}\udc80", "returned a text that is not valid Unicode"),
+            (lambda: ("app\udc80", PASSWORD), "returned a text that is not valid Unicode"),
         ],
     )
     def test_a_function_that_fails_is_a_failure_of_the_node(

@@ -140,6 +140,13 @@ def test_a_password_is_a_text_or_a_function(password: object) -> None:
     assert "hunter2" not in fault
 
 
+def test_a_password_that_cannot_be_encoded_is_a_fault() -> None:
+    """Python reads bytes of an environment variable that are not UTF-8 as surrogates."""
+    [fault] = faults_of(URL, password="hunter2\udc80")
+    assert "['password']: has a character that is not valid Unicode" in fault
+    assert "hunter2" not in fault
+
+
 def test_a_process_can_hold_a_decompressed_value() -> None:
     """A decoded value takes up to 75 times its bytes, so the default is far below what a node stores."""
     assert RingOptions.__dataclass_fields__["max_value_bytes"].default == 64 * 1024**2

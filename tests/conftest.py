@@ -65,7 +65,7 @@ def unbatched_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test in an environment that it is not for, as its markers say."""
+    """Skip a test in an environment that it is not for, according to its markers."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
     if item.get_closest_marker("postgres_or_sqlite") and connection.vendor == "mysql":

@@ -68,6 +68,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test in an environment that it is not for, according to its markers."""
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
+    if item.get_closest_marker("other_than_sqlite") and connection.vendor == "sqlite":
+        pytest.skip("needs locks or transactions that SQLite does not have")
     if item.get_closest_marker("postgres_or_sqlite") and connection.vendor == "mysql":
         pytest.skip("is about statements that MariaDB does not have")
     if item.get_closest_marker("own_connections") and connection.settings_dict["OPTIONS"].get("pool"):

@@ -298,6 +298,7 @@ def test_a_write_through_a_cached_queryset_is_that_of_a_plain_one(write: str, is
         assert sorted(names_of(cached().filter(rank=n))) == sorted(names_of(Poem.objects.filter(rank=n)))
 
 
+@pytest.mark.other_than_sqlite
 def test_rows_are_locked_in_the_database() -> None:
     """``select_for_update`` asks it each time."""
     for _ in range(2):

@@ -30,7 +30,7 @@ def test_a_check_refuses_a_schema_for_each_tenant(monkeypatch: pytest.MonkeyPatc
     assert checks.check_tenant_schemas() == []
     engine = type(connections["default"])
     monkeypatch.setattr(engine, "set_schema", lambda _, name: None, raising=False)
-    [error] = checks.check_tenant_schemas()
+    [error] = [each for each in checks.check_tenant_schemas() if "'default'" in each.msg]
     assert error.id == "ringcache.E007"
     assert "Database 'default' has a schema for each tenant" in error.msg
 

@@ -98,6 +98,7 @@ print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("r
     assert lines == ["1 old old", "11 None None kept"]
 
 
+@pytest.mark.other_than_sqlite
 @pytest.mark.django_db
 @pytest.mark.parametrize(("vendor", "length"), [("mysql", " (255)"), ("postgresql", "")])
 def test_mysql_indexes_the_beginning_of_a_text(

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from cachebackend.backend import RingCache
 from tests.integration import interrupted_calls
 
@@ -14,6 +16,7 @@ from tests.integration import interrupted_calls
 ROUNDS = 100
 
 
+@pytest.mark.postgres  # one of the calls is a write by write-behind
 def test_a_handler_that_raises_neither_crashes_nor_mixes_replies(ring_cache: RingCache) -> None:
     """Its exception reaches the caller from any place, and the next call gets its own reply."""
     command = [sys.executable, "-X", "faulthandler", "-m", interrupted_calls.__name__, str(ROUNDS)]

@@ -107,6 +107,7 @@ def test_a_commit_of_the_program_deletes_the_keys(article: Article, write: Calla
         assert connection.run_on_commit == []
 
 
+@pytest.mark.other_than_sqlite  # where Django commits each block
 @pytest.mark.usefixtures("manual")
 @pytest.mark.parametrize("write", WRITES)
 def test_a_rollback_of_the_program_deletes_nothing(article: Article, write: Callable[..., None]) -> None:

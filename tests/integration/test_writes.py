@@ -352,7 +352,7 @@ def without_returning(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_returning_inserts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have an INSERT of several rows return none of them, as on MySQL."""
-    monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
+    monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
 
 
 #: The ways that update columns which keys are made of, or delete rows.
@@ -407,7 +407,7 @@ def test_values_that_the_database_makes_are_not_known() -> None:
 
 @pytest.mark.parametrize("update_fields", [["code", "rank"], ["rank"]])
 @pytest.mark.usefixtures("without_returning_inserts", "before_postgres_18")
-@pytest.mark.postgres_or_sqlite
+@pytest.mark.postgres
 def test_an_upsert_locks_rows_no_more_than_plain_django_does(update_fields: list[str]) -> None:
     """The statement itself takes the lock of a changed key, if the value differs."""
     make_columns()

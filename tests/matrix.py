@@ -69,10 +69,8 @@ NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)
 #: Files of which every test needs Postgres; a single test that needs it has a marker.
 POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
-#: A pool and a pooler keep the test database open, so it cannot be dropped.
-KEPT_OPEN = (*DATABASES, "--reuse-db")
-#: The tests of poolers start one themselves.
-POOLED = (*KEPT_OPEN, "--ignore=tests/integration/test_poolers.py")
+#: A pool and a pooler keep the test database open, so it cannot be dropped. The tests of poolers start one.
+POOLED = (*DATABASES, "--ignore=tests/integration/test_poolers.py", "--reuse-db")
 WITHOUT_POSTGRES = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))
 
 
@@ -145,9 +143,7 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
     if pgbouncer_binary() is None:
         left_out.append("pgbouncer: not installed")
     else:
-        yield Cell(
-            ours, valkey, f"{postgres} behind pgbouncer", KEPT_OPEN, {"PGBOUNCER": "1"}, conforms=False
-        )
+        yield Cell(ours, valkey, f"{postgres} behind pgbouncer", POOLED, {"PGBOUNCER": "1"}, conforms=False)
     yield Cell(ours, valkey, f"{postgres} with a pool", POOLED, {"DATABASE_POOL": "1"}, conforms=False)
     lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
     yield Cell(ours, valkey, lite, WITHOUT_POSTGRES, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)

@@ -107,10 +107,9 @@ class Connection:
         """
         self._write(pack_command(command))
         reply = INCOMPLETE
-        line = None
         if data := self._recv(_READ_BYTES):
             if data[0] in LISTS:
-                line = check_begin(data, command)
+                check_begin(data, command)
             try:
                 self._feed(data)
                 reply = self._gets()
@@ -118,7 +117,7 @@ class Connection:
                 raise_interrupt(error)
                 raise MalformedReplyError(repr(error)) from error
         if reply is INCOMPLETE:
-            self._line = line
+            self._line = check_begin(data, command) if data else None
             reply = self.read(command)
         # A hit is checked here, because a call of a function takes longer than the check
         if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):

@@ -54,8 +54,10 @@ MAX_REPLY_BYTES = 512 * 1024 * 1024
 MAX_ITEMS = 1_000_000
 #: The first byte of a list, map, set, push message or attribute.
 LISTS = frozenset(b"*%~>|")
-#: The most bytes of the line that names the number of items; the parser refuses a longer line.
-_LINE_BYTES = 24
+#: The first byte of a reply whose first line is a text, an error or a long number.
+_TEXTS = frozenset(b"+-(,")
+#: The most bytes of the first line of a reply: of such a one, and of another one, which holds a number.
+_TEXT_LINE_BYTES, _LINE_BYTES = 65_536, 24
 #: The beginning of one of these with at least a million items.
 _LONG_LIST = re.compile(rb"[*%~>|](\d{7,20})\r")
 #: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
@@ -143,22 +145,28 @@ def check_reply_bytes(received: int, command: Command) -> None:
 
 
 def check_begin(data: bytes, command: Command) -> bytes | None:
-    """Check the first bytes of the reply to a command: hiredis allocates a list of any length that they name.
+    """Check the first bytes of the reply to a command.
 
-    Only the first bytes of a reply may be checked: a value may hold the same bytes.
+    hiredis allocates a list of any length that they name, and keeps a line that never ends. Only the first
+    bytes of a reply may be checked: a value may hold the same bytes.
 
     Returns:
         The bytes, to be checked again together with the next ones, if their line is not complete.
 
     Raises:
-        MalformedReplyError: They name more items than the reply to any command has.
+        MalformedReplyError: They name more items than the reply to any command has, or their line is too
+            long.
     """
     match = _LONG_LIST.match(data)
     if match is not None and int(match[1]) > max(MAX_ITEMS, len(command)):
         message = f"a reply with more than {MAX_ITEMS:,} items"
         raise MalformedReplyError(message)
-    is_incomplete = len(data) < _LINE_BYTES and data[0] in LISTS and b"\n" not in data
-    return data if is_incomplete else None
+    if b"\n" in data:
+        return None
+    if len(data) > (_TEXT_LINE_BYTES if data[0] in _TEXTS else _LINE_BYTES):
+        message = "the first line of a reply does not end"
+        raise MalformedReplyError(message)
+    return data
 
 
 def surplus() -> MalformedReplyError:

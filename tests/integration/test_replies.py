@@ -37,6 +37,9 @@ NONSENSE = {
     "lists in lists": b"*1\r\n" * 5000,
     "an invalidation message": b">2\r\n+invalidate\r\n*0\r\n",
     "an error in a list": b"*1\r\n-ERR no\r\n",
+    "a text that does not end": b"+" + b"x" * 100_000,
+    "a number that does not end": b":" + b"9" * 100,
+    "a length that does not end": b"$" + b"9" * 100,
     "two replies": A_VALUE * 2,
     "a reply and the beginning of another": A_VALUE + b"*2\r\n",
 }

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.postgres,
 ]
 #: One in ``STEP`` places of a write is interrupted: a write has thousands.
-STEP = 53
+STEP = 97
 _numbers = count(1)
 Operation: TypeAlias = Callable[[], object]
 

@@ -34,13 +34,17 @@ _ROWS = (
     "The writer reads the changed rows from its outbox rows, makes a key and a tag for each, and the nodes "
     "delete them: work that a plain update does not have."
 )
+_NEW = (
+    "Others may have cached that a new row is absent, so each row has a key and a tag: the writer makes them, "
+    "the outbox stores them, and the nodes delete them, together 20 microseconds a row."
+)
 SAVES = ("save()", "save(), plain"), ("save(), commit waits 1 ms", "plain, commit waits 1 ms")
 GOALS = (
     Goal(*SAVES[0], 1.8, "at_most", _SCATTERS),
     Goal(*SAVES[1], 1.3, "at_most", _SCATTERS),
     Goal("update() of 100,000", "update() of 100,000, plain", 1.5, "at_most", _ROWS),
     Goal("its memory, beside the plain one", "64 MB", 1.0, "at_most"),
-    Goal("bulk_create of 10,000", "bulk_create of 10,000, plain", 1.2, "at_most"),
+    Goal("bulk_create of 10,000", "bulk_create of 10,000, plain", 1.2, "at_most", _NEW),
 )
 _context = multiprocessing.get_context("spawn")
 

@@ -104,7 +104,7 @@ def _load_after(
     if isinstance(reply, RingCacheError) and serves_reads(reply):
         [record] = yield Send([(lease.node, (b"GET", lease.key))])
     tokens = yield from read_tokens(context, tokens, [record])
-    cached = _read(context, lease.key, record, tokens, fill_options)
+    cached = _read(context, lease.key, record, tokens, allow_stale=_allows_stale(fill_options))
     if cached is not None and not cached.due:
         if near is not None:
             near.keep(lease.key, record, cached.value, fresh_seconds(context, record))
@@ -180,6 +180,7 @@ def get_or_load_many(
     leases: dict[K, LeaseRequest] = {}
     try:
         records, tokens = yield from records_of(context, near, fill_options.tags, fill_options.shapes)
+        allow_stale = _allows_stale(fill_options)
         for name, key in near.misses.items():
             record = records[name]
             value = NOT_PLAIN if fill_options.token_names else fresh_value(context, record)
@@ -188,10 +189,11 @@ def get_or_load_many(
                 if context.near is not None:
                     near.keep(name, record, value, fresh_seconds(context, record))
                 continue
-            cached = _read(context, key, record, tokens, fill_options)
+            cached = _read(context, key, record, tokens, allow_stale=allow_stale)
             if cached is not None and not cached.due:
                 values[name] = cached.value
-                near.keep(name, record, cached.value, fresh_seconds(context, record))
+                if context.near is not None:
+                    near.keep(name, record, cached.value, fresh_seconds(context, record))
                 continue
             leases[name] = lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
             if cached is not None:
@@ -229,10 +231,10 @@ def _values_by_name(loaded: Mapping[K, Any], names: Sequence[K]) -> dict[K, Any]
 
 
 def _read(
-    context: Context, key: bytes, reply: Reply, tokens: Tokens, fill_options: FillOptions
+    context: Context, key: bytes, reply: Reply, tokens: Tokens, *, allow_stale: bool
 ) -> CachedValue | None:
     """Return the value in a reply, if it may be served; count a hit or a miss."""
-    cached = read_record(context, key, reply, tokens, allow_stale=_allows_stale(fill_options))
+    cached = read_record(context, key, reply, tokens, allow_stale=allow_stale)
     cell = context.counters.cell
     if cached is None:
         cell.misses += 1

@@ -35,8 +35,8 @@ _ROWS = (
     "delete them: work that a plain update does not have."
 )
 _NEW = (
-    "Others may have cached that a new row is absent, so each row has a key and a tag: the writer makes them, "
-    "the outbox stores them, and the nodes delete them, together 20 microseconds a row."
+    "Others may have cached that a new row is absent, so each row has a key and a tag: the writer makes "
+    "them, the outbox stores them, and the nodes delete them, together 20 microseconds a row."
 )
 SAVES = ("save()", "save(), plain"), ("save(), commit waits 1 ms", "plain, commit waits 1 ms")
 GOALS = (

@@ -68,3 +68,13 @@ def test_the_status_of_the_ring_says_so(unserved: int) -> None:
     with pytest.raises(SystemExit):
         call_command("ring", "status", stdout=printed)
     assert "not well: 1 slot of the cluster of 'default' is served by no server" in printed.getvalue()
+
+
+def test_the_address_of_a_shard_is_that_of_its_server(cluster_services: Services, cluster: Cluster) -> None:
+    """So the fault of a shard that is down says which server to start."""
+    del cluster
+    block = settings.CACHES["default"] | {"LOCATION": cluster_services.ring_urls}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        nodes = alias_figures("default").nodes
+    assert len(nodes) == 3
+    assert [node.address for node in nodes] == [node.name for node in nodes]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cachebackend.cluster import ShardNode
+from cachebackend.cluster.topology import Server
 from cachebackend.monitoring import NodeFigures
 from cachebackend.monitoring.evictions import Evictions
 from cachebackend.monitoring.nodes import (
@@ -54,10 +55,12 @@ def test_a_node_that_reports_nothing_has_no_ratios() -> None:
 def test_slots_and_replicas_are_those_that_the_cluster_reported(is_loaded: bool) -> None:
     """Before its topology is known, its first server stands for all of it."""
     shard = object.__new__(ShardNode)
-    shard.replicas = ()
+    shard.server, shard.replicas = Server("id", "10.0.0.1", 6379), ()
     ring = SimpleNamespace(shares=lambda: [16384])
     client: Any = SimpleNamespace(nodes=[shard], ring=ring, cluster=SimpleNamespace(is_loaded=is_loaded))
-    assert _of_shard(client, node()).slots == (16384 if is_loaded else None)
+    figures = _of_shard(client, node())
+    assert figures.slots == (16384 if is_loaded else None)
+    assert (figures.address == "10.0.0.1:6379") is is_loaded
 
 
 @pytest.mark.parametrize("text", ["", "abc", "1e9", "9" * 5000])

@@ -29,8 +29,8 @@ MIXES = (NONE, Mix(0.01, "stock"), TENTH, HALF, Mix(0.01, "price"), Mix(0.1, "pr
 LIST, IN_BULK, COUNT, GET = "list of 20 instances", "in_bulk of 20 rows", "count()", "cache.get"
 ONE_QUERY = "one query a page"
 WHY_HIT = (
-    "A hit asks the node of the result and of its shape, and at once that of its tag: one or two sockets "
-    "where a plain get needs one. Client and servers share a core, so each socket costs a switch."
+    "A hit mostly asks one node, for the result, its tag and its shape. The rest is Python: the queryset, "
+    "its surroundings, the comparison of tokens. The server on the same core also uses the CPU's caches."
 )
 WHY_LIST = (
     "The rows are read in the scatter of the list. What remains are the list with its tag and shape, the "

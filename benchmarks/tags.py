@@ -28,8 +28,8 @@ MANY = ("get_many", "get_or_set_many", "aget_many")
 ONE_NODE, THREE_NODES = "one node", "three nodes"
 _SOCKETS = "The tags are on up to three nodes, and each socket costs as much as the read without tags."
 _APART = (
-    "Tags are a second command, and their tokens are compared. A value with tags is then decoded by itself, "
-    "where values without tags are decoded together."
+    "Tags are a second command, and their tokens are compared. Of many values, those with tags are decoded "
+    "one by one, and those without tags together."
 )
 GOALS = tuple(
     Goal(f"{way}, {label}, {nodes}", f"{way}, {NO_TAG}, {nodes}", bound, "at_most", why)

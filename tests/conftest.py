@@ -69,7 +69,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("postgres") and connection.vendor != "postgresql":
         pytest.skip("needs Postgres")
     if item.get_closest_marker("other_than_sqlite") and connection.vendor == "sqlite":
-        pytest.skip("needs what SQLite does not have")
+        pytest.skip("needs locks, transactions or a schema editor that SQLite does not have")
     if item.get_closest_marker("postgres_or_sqlite") and connection.vendor == "mysql":
         pytest.skip("is about statements that MariaDB does not have")
     if item.get_closest_marker("own_connections") and connection.settings_dict["OPTIONS"].get("pool"):

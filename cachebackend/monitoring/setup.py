@@ -83,13 +83,15 @@ def configure(client: RingClient, differing: Sequence[Difference]) -> None:
         RingCacheError: A node did not answer, or refused; the nodes before it are set.
     """
     replicas = {node.name: node for node in _replica_nodes(client)}
-    for each in differing:
-        node = replicas.get(each.node) or client.nodes[client.ring.names.index(each.node)]
-        reply = node.call((b"CONFIG", b"SET", each.setting, each.wanted))
-        if isinstance(reply, RingCacheError):
-            raise reply
-    for replica in replicas.values():
-        replica.close()
+    try:
+        for each in differing:
+            node = replicas.get(each.node) or client.nodes[client.ring.names.index(each.node)]
+            reply = node.call((b"CONFIG", b"SET", each.setting, each.wanted))
+            if isinstance(reply, RingCacheError):
+                raise reply
+    finally:
+        for replica in replicas.values():
+            replica.close()
 
 
 def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> list[str]:

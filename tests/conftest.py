@@ -58,10 +58,12 @@ def no_numbers_in_commands() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def unbatched_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delete a confirmed outbox row after its write, so that no test finds those of another."""
-    monkeypatch.setattr("cachebackend.invalidation.confirmed_rows.BATCH_SECONDS", 0.0)
+@pytest.fixture(scope="session", autouse=True)
+def unbatched_outbox() -> Iterator[None]:
+    """Delete a confirmed outbox row after its write: no test finds those of another, or of the migrations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cachebackend.invalidation.confirmed_rows.BATCH_SECONDS", 0.0)
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -107,8 +107,17 @@ def returning(
 def _find_result(cursor: Any, marker: str) -> bool:
     """Move to the result whose first column is the marker; return whether there is one."""
     while True:
-        if cursor.description and cursor.description[0][0] == marker:
+        if _first_name(cursor) == marker:
             return True
         # A driver without this method executes one statement at a time
         if not getattr(cursor, "nextset", bool)():
             return False
+
+
+def _first_name(cursor: Any) -> str | None:
+    """Return the name of a result's first column; ``description`` would describe all of them."""
+    result = getattr(cursor, "pgresult", None)  # of psycopg 3
+    if result is not None:
+        name = result.fname(0)
+        return None if name is None else str(name, "utf-8", "replace")
+    return str(cursor.description[0][0]) if cursor.description else None

@@ -17,6 +17,7 @@ from cachebackend.invalidation.old_rows import returns_old_rows
 from cachebackend.invalidation.query_changes import MAX_ROWS
 from cachebackend.invalidation.statement_outbox import ROWS_PER_OUTBOX_ROW, can_write_outbox_row
 from cachebackend.invalidation.tables import WatchedTable
+from cachebackend.properties import cached_property
 
 __all__ = ["Statement"]
 
@@ -71,7 +72,7 @@ class Statement:
             return False
         return self._query.on_conflict is not OnConflict.UPDATE and len(self._query.objs) > MAX_ROWS
 
-    @property
+    @cached_property
     def _changed_fields(self) -> list[models.Field[Any, Any]]:
         """The columns that an UPDATE or upsert sets in rows that exist."""
         if isinstance(self._compiler, SQLUpdateCompiler):
@@ -80,7 +81,7 @@ class Statement:
             return list(self._query.update_fields)
         return []
 
-    @property
+    @cached_property
     def _changes_keys(self) -> bool:
         """Whether an UPDATE or upsert may change a column that is read: itself, or by a trigger."""
         return self._columns.may_change({str(field.column) for field in self._changed_fields})
@@ -94,7 +95,7 @@ class Statement:
         sees_all = self._returns_old_rows or connection.vendor == "sqlite"
         return not sees_all and self._changes_keys
 
-    @property
+    @cached_property
     def _set_columns(self) -> frozenset[str]:
         """The columns that may differ in a row that existed before: those set, and generated ones."""
         return self._columns.differing({str(field.column) for field in self._changed_fields})
@@ -140,7 +141,7 @@ class Statement:
             return False
         return not reads_first and can_write_outbox_row(connection, self._model, self._tables)
 
-    @property
+    @cached_property
     def _is_large(self) -> bool:
         """Whether the statement may change more rows than one outbox row names."""
         if isinstance(self._compiler, SQLInsertCompiler):

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from django.db import models
 
@@ -88,12 +89,10 @@ class StatementOutbox:
         values: Sequence[models.Field[Any, Any]] = (),
         changed: Collection[str] | None = None,
     ) -> None:
-        self._model, self._quote, self._is_large = table.model, quote_name, is_large
+        self._table, self._quote, self._is_large = table, quote_name, is_large
         self._may_omit = is_large and not returns_all
-        self._names = [field.attname for field in table.fields]
-        self._values = [field.attname for field in values]
-        self._most_states = most_states(values)
-        self._changed = changed if table.result_aliases else None
+        self._values = tuple(values)
+        self._changed = frozenset(changed or ()) if table.result_aliases else frozenset()
         self.pks: list[int] = []
         self.omitted = 0
 
@@ -107,43 +106,21 @@ class StatementOutbox:
             states: 1: they are those of one row. 2: those of the row before the change, then those of the
                 row after it.
         """
-        columns = [self._quote(marker), *(f"c{number}" for number in range(1, width))]
-        own = len(self._names) + len(self._values)
-        old = columns[:own]
-        # Of a large statement that has changed many rows, outbox rows hold no values
-        condition = f"total <= {self._most_states // states}" if self._is_large and self._values else ""
-        if states == 2:  # a row that an upsert has inserted has no old values
-            new = columns[width // 2 :][:own]
-            rows = " || ".join(
-                f"COALESCE(jsonb_agg({self._texts(state, condition)}) FILTER (WHERE {is_written}), '[]')"
-                for state, is_written in (
-                    (old, f"{old[0]} IS NOT NULL"),
-                    (new, self._differs(old, new, condition)),
-                )
-            )
-        else:
-            rows = f"jsonb_agg({self._texts(old, condition)})"
-        source, group = _ROWS, "HAVING count(*) > 0"
-        if self._is_large:
-            number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
-            counted = f"{number} AS chunk, count(*) OVER () AS total"
-            source, group = f"(SELECT *, {counted} FROM {_ROWS}) AS numbered", "GROUP BY chunk"
-        outbox, pk = self._quote(OutboxRow._meta.db_table), self._quote(str(OutboxRow._meta.pk.column))
-        pks = f"(SELECT array_agg({pk}) FROM {_OUTBOX})"
-        if self._is_large:  # they need not be sent with every row
-            pks = f"CASE WHEN row_number() OVER () = 1 THEN {pks} END"
-        returned = f"{_ROWS}.*, {pks} FROM {_ROWS}"
-        if self._may_omit:
-            returned = (
-                f"{_ROWS}.*, {pks}, total FROM (SELECT count(*) AS total FROM {_ROWS}) AS counted "
-                f"LEFT JOIN {_ROWS} ON total <= {RETURNED_ROWS} WHERE total > 0"
-            )
-        return (
-            f"WITH {_ROWS} ({', '.join(columns)}) AS ({statement}), {_OUTBOX} AS ("
-            f"INSERT INTO {outbox} (keys, node, is_intent, label, rows, transaction_id) "
-            f"SELECT '', '', false, '{self._model._meta.label_lower}', {rows}, {OF_WRITER} "
-            f"FROM {source} {group} RETURNING {pk}) SELECT {returned}"
+        form = _Form(
+            self._table.model,
+            self._quote(OutboxRow._meta.db_table),
+            self._quote(str(OutboxRow._meta.pk.column)),
+            self._quote(marker),
+            width,
+            states,
+            tuple(self._table.fields),
+            self._values,
+            self._changed,
+            self._is_large,
+            self._may_omit,
         )
+        before, after = _text_around(form)
+        return before + statement + after
 
     def take(self, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         """Return the rows that the statement returns, without the keys of the outbox rows, which are kept."""
@@ -155,32 +132,95 @@ class StatementOutbox:
         self.pks += next((row[-1] for row in rows if row[-1]), ())
         return [row[:-1] for row in rows]
 
-    def _differs(self, old: Sequence[str], new: Sequence[str], condition: str) -> str:
-        """Return the SQL of whether the states of a row differ in what is written of them."""
-        if not condition:
-            return f"({', '.join(old)}) IS DISTINCT FROM ({', '.join(new)})"
-        keys, count = self._differs(old[: len(self._names)], new[: len(self._names)], ""), len(self._names)
-        return f"{keys} OR {condition} AND {self._differs(old[count:], new[count:], '')}"
 
-    def _texts(self, columns: Sequence[str], condition: str) -> str:
+class _Form(NamedTuple):
+    """What the text around a statement depends on; the arguments of ``StatementOutbox`` and ``around``."""
+
+    model: type[models.Model]
+    outbox: str
+    pk: str
+    marker: str
+    width: int
+    states: int
+    fields: tuple[models.Field[Any, Any], ...]
+    values: tuple[models.Field[Any, Any], ...]
+    changed: frozenset[str]
+    is_large: bool
+    may_omit: bool
+
+    def texts(self, columns: Sequence[str], condition: str) -> str:
         """Return the SQL of a state of a row (``row_texts``); its values are written on a condition."""
-        count = len(self._names)
-        texts = object_of(zip(self._names, columns[:count], strict=True)) + self._list
-        if self._values:
-            values = object_of(zip(self._values, columns[count:], strict=True))
+        count = len(self.fields)
+        texts = _object(self.fields, columns[:count]) + self._list
+        if self.values:
+            values = _object(self.values, columns[count:])
             texts += (
                 f" || CASE WHEN {condition} THEN {values} ELSE '{{}}' END" if condition else f" || {values}"
             )
         return texts
 
+    def differs(self, old: Sequence[str], new: Sequence[str], condition: str) -> str:
+        """Return the SQL of whether the states of a row differ in what is written of them."""
+        if not condition:
+            return f"({', '.join(old)}) IS DISTINCT FROM ({', '.join(new)})"
+        count = len(self.fields)
+        keys = self.differs(old[:count], new[:count], "")
+        return f"{keys} OR {condition} AND {self.differs(old[count:], new[count:], '')}"
+
     @property
     def _list(self) -> str:
         """The SQL of the list of changed columns that is added to a state; empty: all may have changed."""
-        columns = sorted(self._changed or ())
+        columns = sorted(self.changed)
         if (
             not columns
-            or not has_short_names(self._model)
+            or not has_short_names(self.model)
             or any({"'", "%", "\\"} & {*name} for name in columns)
         ):
             return ""
-        return f" || '{json.dumps({changed_member(self._model): columns})}'::jsonb"
+        return f" || '{json.dumps({changed_member(self.model): columns})}'::jsonb"
+
+
+def _object(fields: Sequence[models.Field[Any, Any]], columns: Sequence[str]) -> str:
+    return object_of(zip((field.attname for field in fields), columns, strict=True))
+
+
+@lru_cache(maxsize=500)
+def _text_around(form: _Form) -> tuple[str, str]:
+    """Return what comes before and after a statement that writes its outbox rows."""
+    columns = [form.marker, *(f"c{number}" for number in range(1, form.width))]
+    own = len(form.fields) + len(form.values)
+    old = columns[:own]
+    # Of a large statement that has changed many rows, outbox rows hold no values
+    most = most_states(form.values) // form.states
+    condition = f"total <= {most}" if form.is_large and form.values else ""
+    if form.states == 2:  # a row that an upsert has inserted has no old values
+        new = columns[form.width // 2 :][:own]
+        rows = " || ".join(
+            f"COALESCE(jsonb_agg({form.texts(state, condition)}) FILTER (WHERE {is_written}), '[]')"
+            for state, is_written in (
+                (old, f"{old[0]} IS NOT NULL"),
+                (new, form.differs(old, new, condition)),
+            )
+        )
+    else:
+        rows = f"jsonb_agg({form.texts(old, condition)})"
+    source, group = _ROWS, "HAVING count(*) > 0"
+    if form.is_large:
+        number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
+        counted = f"{number} AS chunk, count(*) OVER () AS total"
+        source, group = f"(SELECT *, {counted} FROM {_ROWS}) AS numbered", "GROUP BY chunk"
+    pks = f"(SELECT array_agg({form.pk}) FROM {_OUTBOX})"
+    if form.is_large:  # they need not be sent with every row
+        pks = f"CASE WHEN row_number() OVER () = 1 THEN {pks} END"
+    returned = f"{_ROWS}.*, {pks} FROM {_ROWS}"
+    if form.may_omit:
+        returned = (
+            f"{_ROWS}.*, {pks}, total FROM (SELECT count(*) AS total FROM {_ROWS}) AS counted "
+            f"LEFT JOIN {_ROWS} ON total <= {RETURNED_ROWS} WHERE total > 0"
+        )
+    return f"WITH {_ROWS} ({', '.join(columns)}) AS (", (
+        f"), {_OUTBOX} AS ("
+        f"INSERT INTO {form.outbox} (keys, node, is_intent, label, rows, transaction_id) "
+        f"SELECT '', '', false, '{form.model._meta.label_lower}', {rows}, {OF_WRITER} "
+        f"FROM {source} {group} RETURNING {form.pk}) SELECT {returned}"
+    )

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.contenders import ROW
 from benchmarks.goals import Goal, Measured, measure_ratios
@@ -18,6 +19,8 @@ from cacheproject.services import Services
 __all__ = ["GOALS", "measure"]
 
 OURS, RING, PEER = "cluster", "ring of three", "RedisCluster"
+#: The same number of servers as the cluster has, with the same work.
+REPLICATED = "ring of three with replicas"
 MANY = 100
 OPERATIONS = ("get", "set", f"get_many({MANY})", "get_or_set")
 _SERVERS = (
@@ -41,6 +44,9 @@ GOALS = (
     Goal(f"set, {OURS}", f"set, {RING}", 1.05, "at_most", _SERVERS),
     Goal(f"get_many({MANY}), {OURS}", f"get_many({MANY}), {RING}", 1.05, "at_most", _PIPELINE),
     Goal(f"get_or_set, {OURS}", f"get_or_set, {RING}", 1.05, "at_most", _SERVERS),
+    Goal(f"get, {OURS}", f"get, {REPLICATED}", 1.05, "at_most"),
+    Goal(f"set, {OURS}", f"set, {REPLICATED}", 1.05, "at_most"),
+    Goal(f"get_or_set, {OURS}", f"get_or_set, {REPLICATED}", 1.05, "at_most"),
 )
 THREADS, FAILOVER_KEYS = 8, 1000
 #: Seconds with reads after the promotion.
@@ -51,7 +57,11 @@ def measure(*, quick: bool) -> Measured:
     """Measure reads and writes of a row, the routing of a key, and reads during a failover."""
     with one_core(), Services(ring="cluster", queue=0, postgres=False) as services:
         set_up(services)
-        with Services(ring=3, queue=0, postgres=False) as plain:
+        with (
+            Services(ring=3, queue=0, postgres=False) as plain,
+            Services(ring=3, queue=0, postgres=False) as replicated,
+        ):
+            add_replicas(replicated)
             from benchmarks.redis_cluster import RedisClusterCache
             from cachebackend import RingCache
 
@@ -59,6 +69,7 @@ def measure(*, quick: bool) -> Measured:
             caches = {
                 OURS: RingCache(services.ring_urls, {"KEY_PREFIX": "bench"}),
                 RING: RingCache(plain.ring_urls, {"KEY_PREFIX": "bench"}),
+                REPLICATED: RingCache(replicated.ring_urls, {"KEY_PREFIX": "bench"}),
                 PEER: RedisClusterCache(server, {"KEY_PREFIX": "peer"}),
             }
             ways: dict[str, Any] = {}
@@ -66,6 +77,20 @@ def measure(*, quick: bool) -> Measured:
                 ways |= _ways(name, cache)
             ratios = measure_ratios(GOALS, ways, quick=quick)
         return Measured(ratios, {"route_ns": round(route_ns()), "failover": failover(services)})
+
+
+def add_replicas(services: Services) -> None:
+    """Give each node a replica, as a primary of a cluster has one; return when all follow their primaries."""
+    from redis import Redis
+
+    for url in services.ring_servers:
+        address = urlsplit(url)
+        name = f"replica of {address.port}"
+        settings = ("--replicaof", f"{address.hostname} {address.port}", "--repl-diskless-sync-delay", "0")
+        services.add_node(name, *settings)
+        with Redis.from_url(services.node_url(name).partition("?")[0]) as replica:
+            while replica.info("replication")["master_link_status"] != "up":
+                time.sleep(0.05)
 
 
 def _ways(name: str, cache: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ __all__ = ["Timing", "another_core", "one_core", "take_turns"]
 #: The approximate seconds of one contender in one round: short, so that most rounds have the core alone.
 ROUND_SECONDS = 0.004
 MAX_CALLS = 20_000
+_TRIALS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Return the microseconds of an operation in each round, for each contender.
 
+    Each round has another order: the first calls are slower after those of a contender that needs other code
+    and servers, because the CPU's caches hold what the last one used.
+
     Args:
         ways: The call of each contender, by name.
         rounds: The number of rounds of each contender.
@@ -68,8 +74,11 @@ def take_turns(
     """
     calls = {way: _calls(run) for way, run in ways.items()}
     measured: dict[str, list[float]] = {way: [] for way in ways}
+    generator, order = random.Random(0), list(ways)
     for _ in range(rounds):
-        for way, run in ways.items():
+        generator.shuffle(order)
+        for way in order:
+            run = ways[way]
             operations = calls[way] * (per_call if isinstance(per_call, int) else per_call.get(way, 1))
             started = time.perf_counter()
             for _ in range(calls[way]):
@@ -79,9 +88,16 @@ def take_turns(
 
 
 def _calls(run: Callable[[], Any]) -> int:
-    """Return the number of calls that fill a round; this also warms up."""
-    run()
-    started = time.perf_counter()
-    for _ in range(3):
-        run()
-    return max(1, min(MAX_CALLS, int(ROUND_SECONDS * 3 / (time.perf_counter() - started))))
+    """Return the number of calls that fill a round; this also warms up.
+
+    The fastest of some trials counts: a number that a slow first trial gives would make each round so short
+    that its first calls, which are slower, decide.
+    """
+    fastest = math.inf
+    for _ in range(_TRIALS):
+        calls, started, seconds = 0, time.perf_counter(), 0.0
+        while seconds < ROUND_SECONDS:
+            run()
+            calls, seconds = calls + 1, time.perf_counter() - started
+        fastest = min(fastest, seconds / calls)
+    return max(1, min(MAX_CALLS, int(ROUND_SECONDS / fastest)))

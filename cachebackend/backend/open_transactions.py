@@ -26,6 +26,7 @@ __all__ = [
     "any_changed",
     "any_open",
     "connections_in_transactions",
+    "has_changes",
     "is_aborted",
     "is_in_pipeline",
     "is_in_transaction",
@@ -107,6 +108,7 @@ class OpenTransaction:
         connection.execute_wrappers.insert(0, self._around_statement)
         connection.commit = self._ending(connection.commit, commits=True)  # type: ignore[method-assign]
         connection.rollback = self._ending(connection.rollback, commits=False)  # type: ignore[method-assign]
+        connection.close = self._closing(connection.close)  # type: ignore[method-assign]
 
     @classmethod
     def of(cls, connection: BaseDatabaseWrapper) -> OpenTransaction:
@@ -240,6 +242,17 @@ class OpenTransaction:
 
         return end_and_forget
 
+    def _closing(self, close: Callable[[], None]) -> Callable[[], None]:
+        """Return a method that closes the connection, so that it also forgets the statements."""
+
+        def close_and_forget() -> None:
+            close()
+            # Django does not close SQLite in memory, and cannot close a connection of another thread
+            if self.connection.connection is None or self.connection.closed_in_transaction:
+                self._begin(is_committed=False)
+
+        return close_and_forget
+
 
 def _resets_settings(sql: str) -> bool:
     return "reset" in sql.lower() and _RESET.search(sql) is not None
@@ -273,6 +286,11 @@ def any_begun() -> bool:
 def any_changed() -> bool:
     """Return whether an open transaction of this process seems to have changed rows, in any thread."""
     return bool(_changed)
+
+
+def has_changes(using: str) -> bool:
+    """Return whether this thread's open transaction of a database seems to have changed rows."""
+    return any_changed() and OpenTransaction.of(connections[using]).has_changes
 
 
 def any_open() -> bool:

@@ -12,7 +12,7 @@ from django.db.models.sql.constants import MULTI
 
 from cachebackend import protocol
 from cachebackend.backend import find_ring_cache
-from cachebackend.backend.open_transactions import any_changed
+from cachebackend.backend.open_transactions import has_changes
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.counting import count_hit
 from cachebackend.queries.evaluation import (
@@ -123,7 +123,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
     def _recalled_or(self, kind: str, evaluate: Callable[[Any], Any]) -> Any:
         """Return a result as an earlier read of this construction did; else evaluate a queryset."""
         around = surroundings(self.db)
-        known = None if any_changed() else recall(self._construction or 0, kind, around)
+        known = None if has_changes(self.db) else recall(self._construction or 0, kind, around)
         if known is not None and (found := self._recalled(known)) is not protocol.MISSING:
             return found
         built = self._replayed()

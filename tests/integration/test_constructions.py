@@ -22,9 +22,11 @@ from django.utils import timezone, translation
 from django.utils.functional import SimpleLazyObject
 
 from cachebackend import RingCache, drivers, invalidate
+from cachebackend.backend.open_transactions import any_changed
 from cachebackend.effects import Ask, Send
 from cachebackend.invalidation import catalogue
 from cachebackend.queries import construction, plans, whole_rows
+from tests.sessions import session
 from tests.zones import Zone
 from tests.zoo.models import Author, Kiosk, Poem
 
@@ -106,6 +108,17 @@ def test_the_second_time_nothing_is_compiled(kind: str) -> None:
     with nothing_compiled():
         second = KINDS[kind]()
     assert repr(second) == repr(first)
+
+
+@pytest.mark.postgres
+def test_a_transaction_of_another_thread_costs_nothing() -> None:
+    """It may have changed rows, which this thread does not see before its commit."""
+    Poem.cached.count()
+    with session("LOCK TABLE zoo_author"):
+        assert any_changed()
+        with nothing_compiled():
+            assert Poem.cached.count() == 6
+    assert not any_changed()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -158,9 +158,9 @@ def test_an_update_does_not_lock_out_rows_that_refer_to_it() -> None:
     author = Author.objects.create(name="first")
 
     def insert() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SET lock_timeout = '1ms'")
-        Letter.objects.create(name=f"letter {Letter.objects.count()}", author_id=author.pk)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = '1ms'")
+            Letter.objects.create(name=f"letter {Letter.objects.count()}", author_id=author.pk)
 
     with transaction.atomic():
         Author.objects.filter(pk=author.pk).update(rank=5)

@@ -26,7 +26,7 @@ class FakeConnection:
     """A database connection that runs statements through its wrappers, as Django does."""
 
     vendor = "sqlite"
-    needs_rollback = False
+    needs_rollback = closed_in_transaction = False
 
     def __init__(self) -> None:
         self.connection: Any = SimpleNamespace(in_transaction=False)
@@ -44,6 +44,8 @@ class FakeConnection:
             wrapper(execute, sql, None, False, {"connection": self})
 
     def commit(self) -> None: ...
+
+    def close(self) -> None: ...
 
     def rollback(self) -> None:
         raise ConnectionError
@@ -100,6 +102,17 @@ def test_any_other_statement_may_have_changed_rows(connection: Any, sql: Any) ->
     connection.run(sql)
     assert any_changed()
     assert OpenTransaction.of(connection).has_new_changes
+
+
+def test_a_connection_that_is_closed_has_changed_nothing(connection: Any) -> None:
+    """Without waiting for the garbage collector."""
+    connection.run("DELETE FROM t")
+    before = rollbacks()
+    connection.close()  # as for SQLite in memory, which Django does not close
+    assert any_changed()
+    connection.closed_in_transaction = True
+    connection.close()
+    assert (any_begun(), any_changed(), rollbacks()) == (False, False, before + 1)
 
 
 @pytest.mark.parametrize("name", ["x", '"x"', "`x`"])

@@ -116,8 +116,9 @@ class StatementOutbox:
             tuple(self._table.fields),
             self._values,
             self._changed,
-            self._is_large,
-            self._may_omit,
+            ROWS_PER_OUTBOX_ROW if self._is_large else None,
+            RETURNED_ROWS if self._may_omit else None,
+            most_states(self._values) // states if self._is_large and self._values else 0,
         )
         before, after = _text_around(form)
         return before + statement + after
@@ -134,7 +135,22 @@ class StatementOutbox:
 
 
 class _Form(NamedTuple):
-    """What the text around a statement depends on; the arguments of ``StatementOutbox`` and ``around``."""
+    """What the text around a statement depends on.
+
+    Attributes:
+        model: The model whose rows the statement changes.
+        outbox: The name of the outbox table, as SQL, as the other names are.
+        pk: The name of its primary key.
+        marker: The name of the first column that the statement returns.
+        width: How many columns the statement returns.
+        states: How many states of a row these are.
+        fields: The fields of the first columns.
+        values: The fields of the next columns.
+        changed: The columns that may differ between the states of a row; empty: all may.
+        rows_of_chunk: How many changed rows one outbox row names at most; None: the statement changes few.
+        returned: How many changed rows are returned at most; None: all are.
+        rows_with_values: Of how many changed rows the outbox rows hold ``values``, if there may be many.
+    """
 
     model: type[models.Model]
     outbox: str
@@ -145,8 +161,9 @@ class _Form(NamedTuple):
     fields: tuple[models.Field[Any, Any], ...]
     values: tuple[models.Field[Any, Any], ...]
     changed: frozenset[str]
-    is_large: bool
-    may_omit: bool
+    rows_of_chunk: int | None
+    returned: int | None
+    rows_with_values: int
 
     def texts(self, columns: Sequence[str], condition: str) -> str:
         """Return the SQL of a state of a row (``row_texts``); its values are written on a condition."""
@@ -191,8 +208,8 @@ def _text_around(form: _Form) -> tuple[str, str]:
     own = len(form.fields) + len(form.values)
     old = columns[:own]
     # Of a large statement that has changed many rows, outbox rows hold no values
-    most = most_states(form.values) // form.states
-    condition = f"total <= {most}" if form.is_large and form.values else ""
+    is_large = form.rows_of_chunk is not None
+    condition = f"total <= {form.rows_with_values}" if is_large and form.values else ""
     if form.states == 2:  # a row that an upsert has inserted has no old values
         new = columns[form.width // 2 :][:own]
         rows = " || ".join(
@@ -205,18 +222,18 @@ def _text_around(form: _Form) -> tuple[str, str]:
     else:
         rows = f"jsonb_agg({form.texts(old, condition)})"
     source, group = _ROWS, "HAVING count(*) > 0"
-    if form.is_large:
-        number = f"(row_number() OVER () - 1) / {ROWS_PER_OUTBOX_ROW}"
+    if is_large:
+        number = f"(row_number() OVER () - 1) / {form.rows_of_chunk}"
         counted = f"{number} AS chunk, count(*) OVER () AS total"
         source, group = f"(SELECT *, {counted} FROM {_ROWS}) AS numbered", "GROUP BY chunk"
     pks = f"(SELECT array_agg({form.pk}) FROM {_OUTBOX})"
-    if form.is_large:  # they need not be sent with every row
+    if is_large:  # they need not be sent with every row
         pks = f"CASE WHEN row_number() OVER () = 1 THEN {pks} END"
     returned = f"{_ROWS}.*, {pks} FROM {_ROWS}"
-    if form.may_omit:
+    if form.returned is not None:
         returned = (
             f"{_ROWS}.*, {pks}, total FROM (SELECT count(*) AS total FROM {_ROWS}) AS counted "
-            f"LEFT JOIN {_ROWS} ON total <= {RETURNED_ROWS} WHERE total > 0"
+            f"LEFT JOIN {_ROWS} ON total <= {form.returned} WHERE total > 0"
         )
     return f"WITH {_ROWS} ({', '.join(columns)}) AS (", (
         f"), {_OUTBOX} AS ("

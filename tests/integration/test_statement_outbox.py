@@ -325,6 +325,7 @@ def ranks() -> list[int]:
 
 def test_a_model_may_have_any_number_of_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function of Postgres takes at most 100 arguments, and a lookup needs two."""
+    statement_outbox._text_around.cache_clear()
     monkeypatch.setattr(row_texts, "COLUMNS_PER_OBJECT", 1)
     author = Author.objects.create(name="a")
     monkeypatch.setattr(PendingDeletes, "delete", lambda self: self.keys)

@@ -74,10 +74,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs locks, transactions or a schema editor that SQLite does not have")
     if item.get_closest_marker("postgres_or_sqlite") and connection.vendor == "mysql":
         pytest.skip("is about statements that MariaDB does not have")
-    if item.get_closest_marker("own_connections") and connection.settings_dict["OPTIONS"].get("pool"):
+    if item.get_closest_marker("own_connections") and _shares_connections():
         pytest.skip("is about connections that a thread keeps")
     if item.get_closest_marker("ring_of_nodes") and ring_of_tests() == "cluster":
         pytest.skip("is about single nodes, or about a ring that changes")
+
+
+def _shares_connections() -> bool:
+    """Return whether the next transaction of a thread may run in another session of the database."""
+    return "pool" in connection.settings_dict["OPTIONS"] or "PGBOUNCER" in os.environ
 
 
 @pytest.fixture(autouse=True)

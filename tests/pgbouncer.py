@@ -1,7 +1,7 @@
 """pgbouncer in front of the tests' Postgres, in transaction mode: its connections are shared.
 
-A test that changes a setting of its session would change it for the tests after it, so settings are
-reset after each transaction.
+A test that changes a setting or the role of its session would change it for the tests after it, so both are
+reset after each transaction. A server that was restarted is used again at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ auth_file = {users}
 pool_mode = transaction
 max_client_conn = 200
 default_pool_size = 25
-server_reset_query = RESET ALL
+server_reset_query = RESET ALL; RESET ROLE; RESET SESSION AUTHORIZATION
 server_reset_query_always = 1
+server_login_retry = 0.1
 """
 
 

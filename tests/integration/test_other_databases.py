@@ -231,11 +231,11 @@ def test_a_database_is_asked_inside_the_open_transaction_of_the_caller(ring_cach
     assert ring_cache.get("k") is None
 
 
+@pytest.mark.own_connections
 def test_an_alias_that_may_only_read_is_not_relayed_and_not_counted_twice(
     ring_cache: RingCache, add_database: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its rows are those of another alias. The probe of a node reads it all the same."""
-    OutboxRow.objects.all().delete()  # those of the migrations, if it is the first test
     add_database("reader", OPTIONS={"options": "-c default_transaction_read_only=on"})
     add_database("pooled")
     key = ring_cache.key_bytes("k")

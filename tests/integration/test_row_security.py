@@ -13,6 +13,7 @@ from tests.zoo.models import Author
 
 pytestmark = [
     pytest.mark.postgres,
+    pytest.mark.own_connections,
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("empty_nodes"),
 ]

@@ -179,6 +179,7 @@ def test_another_search_path_does_not_lose_a_change(author: Author, program: psy
     assert invalidation.relay().rows == 1
 
 
+@pytest.mark.own_connections
 def test_a_prepared_transaction_is_relayed_after_its_commit(
     author: Author, program: psycopg.Connection[Any]
 ) -> None:

@@ -224,7 +224,7 @@ def test_drain_waits_through_a_lost_connection(meter: Meter, monkeypatch: pytest
     assert Meter.objects.get(pk=meter.pk).count == 2
 
 
-@pytest.mark.parametrize("dead", ["postgres", "queue-a"])
+@pytest.mark.parametrize("dead", [pytest.param("postgres", marks=pytest.mark.own_connections), "queue-a"])
 def test_status_reports_the_lag_while_a_server_is_down(meter: Meter, services: Services, dead: str) -> None:
     """It reports the part that answers, and that the rest is unknown."""
     Meter.behind.update(meter.pk, count=F("count") + 1)

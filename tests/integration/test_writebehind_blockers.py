@@ -46,6 +46,7 @@ def pid_of(cursor: Any) -> int:
 PARKED = "SELECT * FROM cachebackend_parkedwrite FOR UPDATE"
 
 
+@pytest.mark.own_connections
 def test_the_root_of_a_chain_of_waiting_sessions_is_named(meter: Meter) -> None:
     """A drain waits for a session that waits itself: ending that one would free nothing."""
     update = f"UPDATE shop_meter SET level = 1 WHERE id = '{meter.pk}'"
@@ -73,6 +74,7 @@ def _waits(pid: int) -> bool:
         return bool(cursor.fetchone()[0])
 
 
+@pytest.mark.own_connections
 @pytest.mark.parametrize(
     "statements",
     [
@@ -93,6 +95,7 @@ def test_a_session_that_holds_rows_is_named_between_two_tries(meter: Meter, stat
     assert _blocked() == []
 
 
+@pytest.mark.own_connections
 @pytest.mark.parametrize("mode", ["SHARE", "ACCESS EXCLUSIVE"])
 def test_a_session_that_holds_a_table_is_named_between_two_tries(
     meter: Meter, monkeypatch: pytest.MonkeyPatch, mode: str

@@ -7,9 +7,14 @@ known are listed here, and a class that a later version of Django adds elsewhere
 
 from __future__ import annotations
 
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from types import NoneType
 from typing import Any
+from uuid import UUID
 
-from django.db.models import Aggregate, Func
+from django.db.models import Aggregate, Func, Lookup
 from django.db.models.expressions import DatabaseDefault, RawSQL, Value
 from django.db.models.functions import Now, Random
 from django.db.models.sql import AggregateQuery, Query
@@ -52,8 +57,13 @@ KNOWN_MODULES = frozenset(
 )
 #: Another value each time that the query runs.
 VOLATILE: frozenset[type[Any]] = frozenset({Now, Random})
-#: The words that stand for the present time in texts which Postgres casts to dates and times.
-_PRESENT = frozenset({"now", "today", "tomorrow", "yesterday"})
+#: The words that stand for the present time in texts which the database takes for dates and times: Postgres
+#: ignores most signs around a word, as in ``now()`` and in a range, and SQLite has the last two.
+_PRESENT = re.compile(
+    r"(?<![a-z])(?:now|today|tomorrow|yesterday|subsec(?:ond)?)(?![a-z])", re.IGNORECASE | re.ASCII
+)
+#: The types of most values that are no text, and hold none.
+_WITHOUT_TEXT = frozenset({bool, date, datetime, Decimal, float, int, NoneType, UUID})
 #: The caller writes the SQL, or the name of the function.
 _WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})
 #: Arguments of functions with which a caller writes SQL.
@@ -76,12 +86,16 @@ def check_stable(node: Any) -> None:
     """Raise NotCached if a node has another value each time that the query runs."""
     if type(node) in VOLATILE:
         raise NotCached(f"{type(node).__name__}() has another value each time that the query runs")
-    if type(node) is Value and isinstance(node.value, str) and not _PRESENT.isdisjoint(_words(node.value)):
-        raise NotCached(f"the database may take the text {node.value[:40]!r} for the present time")
+    given = node.value if type(node) is Value else _text_of_range(node)
+    if type(given) not in _WITHOUT_TEXT and _PRESENT.search(text := str(given)):
+        raise NotCached(f"the database may take the text {text[:40]!r} for the present time")
 
 
-def _words(text: str) -> list[str]:
-    return text[:100].lower().split()
+def _text_of_range(node: Any) -> Any:
+    """Return what a lookup compares a range with: Django sends a text to the database as it is."""
+    if not isinstance(node, Lookup) or hasattr(node.rhs, "resolve_expression"):
+        return None
+    return node.rhs if hasattr(getattr(node.lhs, "output_field", None), "range_type") else None
 
 
 def check_known(node: Any) -> None:

@@ -178,7 +178,9 @@ class _Dependencies:
         self._selects = recorder.selects
         self._unknown = recorder.unknown or _unknown_tables(recorder)
         self._rules = rules
-        self._models = {each._meta.concrete_model or each for each in depends_on}
+        found = {each._meta.concrete_model or each for each in depends_on}
+        # In an order that all processes have: it is a part of the key of the result
+        self._models = sorted(found, key=lambda each: each._meta.label)
         if self._unknown is not None and not self._models:
             raise self._unknown
         for select in self._selects:

@@ -176,6 +176,14 @@ def test_what_is_not_known_is_not_cached_without_depends_on(query: Any) -> None:
     }
 
 
+def test_the_models_of_depends_on_have_one_order() -> None:
+    """The key of the result is made of their catalogues: every process finds the results of the others."""
+    given = [Poem, Label, Author, Sum, Post, Novel, Price]
+    query = Place.objects.annotate(x=Func("rank", function="OWN"))
+    *found, _ = [each.model for each in depends(query, depends_on=given)]
+    assert found == [Author, Label, Novel, Poem, Post, Price, Sum]
+
+
 def test_depends_on_includes_the_tables_of_parents() -> None:
     """A row of a child is in all of them."""
     query = Author.objects.annotate(x=Func("name", function="F"))

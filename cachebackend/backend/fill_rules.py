@@ -13,6 +13,8 @@ A value is not stored
     4. reader    SELECT             -> the old row, as of 1
     5. reader    fills the old row
 
+  On SQLite with a write-ahead log, so does a statement that is not read to its end (``keeps_snapshot``).
+
 A cached value is not returned to a transaction that has invalidated it, or one of its tags.
 
 The state of a transaction belongs to a database connection, and a connection to a thread. So the
@@ -39,11 +41,13 @@ from cachebackend.backend.open_transactions import (
     OpenTransaction,
     any_begun,
     any_changed,
+    any_may_keep_snapshot,
     any_open,
     connections_in_transactions,
     is_aborted,
     is_in_transaction,
     is_unmanaged,
+    keeps_snapshot,
     rollbacks,
     was_rolled_back_since,
 )
@@ -140,10 +144,10 @@ def databases_with_changes() -> list[str]:
 def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the next statement sees everything that is committed when it begins."""
     if not is_in_transaction(connection):
-        return True
+        return not keeps_snapshot(connection)
     transaction = OpenTransaction.of(connection)
     if not transaction.has_begun():  # the loader's first statement takes the snapshot
-        return True
+        return not keeps_snapshot(connection)
     if is_aborted(connection):
         return False
     if transaction.sees_commits is None or is_unmanaged(connection):
@@ -154,7 +158,7 @@ def _sees_commits(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _all_see_commits() -> bool:
-    return all(map(_sees_commits, connections_in_transactions()))
+    return all(map(_sees_commits, connections.all(initialized_only=True)))
 
 
 def _reads_committed(connection: Any) -> bool:
@@ -204,7 +208,7 @@ def ask_changes(keys: Collection[bytes]) -> Operation[Changes]:
 
 def ask_may_fill() -> Operation[bool]:
     """Ask whether a value that is loaded now may be stored, as far as the statements so far show it."""
-    if not any_begun():
+    if not any_begun() and not any_may_keep_snapshot():
         return True
     may_fill: bool = yield MAY_FILL
     return may_fill
@@ -221,7 +225,7 @@ def ask_rolled_back(since: int) -> Operation[bool]:
 
 def ask_may_store() -> Operation[bool]:
     """Ask whether a value may be stored that the caller has loaded; it asks the database."""
-    if not any_open():
+    if not any_open() and not any_may_keep_snapshot():
         return True
     may_store: bool = yield Ask(_may_store, partial(_in_both_threads, _may_store, min))
     return may_store
@@ -241,9 +245,9 @@ async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, An
 
 
 async def _async_may_fill() -> bool:
-    if not any_begun() and not any_changed():
+    if not any_begun() and not any_changed() and not any_may_keep_snapshot():
         return True
-    return not any_open() or bool(await _in_both_threads(_may_fill, min))
+    return not (any_open() or any_may_keep_snapshot()) or bool(await _in_both_threads(_may_fill, min))
 
 
 #: Asks whether a value may be stored that an unknown loader loads now, before a lease is acquired.
@@ -274,7 +278,8 @@ def async_guard(loader: Loader) -> Loader:
 
 
 async def _async_guarded(loader: Loader, *args: Any) -> Any:
-    sees_commits, since = not any_open() or await _in_both_threads(_all_see_commits, min), rollbacks()
+    asks, since = any_open() or any_may_keep_snapshot(), rollbacks()
+    sees_commits = not asks or await _in_both_threads(_all_see_commits, min)
     value = loader(*args)
     if inspect.isawaitable(value):
         value = await value

@@ -24,6 +24,7 @@ __all__ = [
     "OpenTransaction",
     "any_begun",
     "any_changed",
+    "any_may_keep_snapshot",
     "any_open",
     "connections_in_transactions",
     "has_changes",
@@ -32,6 +33,7 @@ __all__ = [
     "is_in_transaction",
     "is_open",
     "is_unmanaged",
+    "keeps_snapshot",
     "rollbacks",
     "was_rolled_back_since",
 ]
@@ -103,6 +105,8 @@ class OpenTransaction:
         self._before_changes: set[str] = set()
         self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
         _connections.add(ref(self, _connections.discard))
+        if connection.vendor == "sqlite":
+            _of_sqlite.add(ref(self, _of_sqlite.discard))
         self._begin(is_committed=True)
         # At the front, because ``connection.execute_wrapper`` removes the last one at its end
         connection.execute_wrappers.insert(0, self._around_statement)
@@ -268,10 +272,11 @@ def _text(sql: Any, connection: BaseDatabaseWrapper) -> str:
     return "" if render is None else str(render(connection.connection))
 
 
-#: The connections of this process; those whose transaction ran a statement; those where it may have
-#: changed rows. Each reference calls only a method of its set when the connection no longer exists: Python
-#: ignores what a signal handler raises in a function that a reference calls.
+#: The connections of this process; those to SQLite; those whose transaction ran a statement; those where it
+#: may have changed rows. Each reference calls only a method of its set when the connection no longer exists:
+#: Python ignores what a signal handler raises in a function that a reference calls.
 _connections: set[ref[OpenTransaction]] = set()
+_of_sqlite: set[ref[OpenTransaction]] = set()
 _begun: set[ref[OpenTransaction]] = set()
 _changed: set[ref[OpenTransaction]] = set()
 #: The number of rollbacks of changes in this process, in all threads.
@@ -331,6 +336,47 @@ def is_open(connection: Any) -> bool:
 def is_unmanaged(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a transaction is open that Django did not begin, and will not commit."""
     return connection.autocommit and not connection.in_atomic_block and is_open(connection)
+
+
+def any_may_keep_snapshot() -> bool:
+    """Return whether this process has connections of which one may be that ``keeps_snapshot``."""
+    return bool(_of_sqlite)
+
+
+def keeps_snapshot(connection: Any) -> bool:
+    """Return whether a statement of SQLite that is not read to its end may keep a snapshot.
+
+    With a write-ahead log, all statements of a connection read the snapshot that the first one has taken,
+    until none is open any more, also outside of transactions:
+
+        1. reader    Author.objects.iterator(), which reads a row  -> the snapshot
+        2. writer    COMMIT, DEL key
+        3. reader    acquires the lease, and reads the old row
+
+    SQLite says whether a statement is open only by refusing to replace a function. To ask it from another
+    thread could hang: it waits for a statement of that thread, which may wait for Python. Call it in the
+    thread of the connection.
+    """
+    driver = connection.connection
+    if connection.vendor != "sqlite" or driver is None:
+        return False
+    if connection.allow_thread_sharing:
+        return _has_write_ahead_log(driver)
+    try:
+        for _ in range(2):  # the first time, there may be none to replace
+            driver.create_function("ringcache_open_statements", 0, _nothing)
+    except connection.Database.Error:
+        return _has_write_ahead_log(driver)
+    return False
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _has_write_ahead_log(driver: Any) -> bool:
+    """Return whether a statement of SQLite may read a snapshot: else nobody can commit while it is open."""
+    return bool(driver.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def is_aborted(connection: Any) -> bool:

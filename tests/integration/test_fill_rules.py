@@ -6,7 +6,7 @@ import ast
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -851,22 +851,63 @@ def test_a_transaction_that_only_reads_stores_what_it_loads(author: Author, read
     assert (loads, len(captured)) == ([], 0)
 
 
-def test_what_a_write_ahead_log_hides_is_not_stored(author: Author) -> None:
-    """SQLite with a WAL reads a snapshot; a transaction that begins IMMEDIATE reads the newest rows."""
-    lite: Any = connections["lite"]
+@contextmanager
+def write_ahead_log(alias: str) -> Iterator[Any]:
+    """Let SQLite have a write-ahead log in a block, and yield the connection."""
+    lite: Any = connections[alias]
+    lite.close()
     with lite.cursor() as cursor:
         cursor.execute("PRAGMA journal_mode=wal")
     try:
+        yield lite
+    finally:
+        lite.transaction_mode = None
+        with lite.cursor() as cursor:
+            cursor.execute("PRAGMA journal_mode=delete")
+        lite.close()  # it takes the file for damaged by what it remembers of the log
+
+
+def test_what_a_write_ahead_log_hides_is_not_stored(author: Author) -> None:
+    """SQLite with a WAL reads a snapshot; a transaction that begins IMMEDIATE reads the newest rows."""
+    with write_ahead_log("lite") as lite:
         for mode, is_stored in ((None, False), ("IMMEDIATE", True)):
             lite.transaction_mode = mode
             with transaction.atomic(using="lite"):
                 Author.objects.using("lite").count()
                 ring().get_or_set(mode, lambda: "loaded")
             assert (ring().get(mode) == "loaded") is is_stored
-    finally:
-        lite.transaction_mode = None
-        with lite.cursor() as cursor:
-            cursor.execute("PRAGMA journal_mode=delete")
+
+
+@pytest.mark.parametrize("block", [nullcontext, transaction.atomic], ids=["autocommit", "atomic"])
+def test_what_an_open_statement_hides_is_not_stored(author: Author, read: Read, block: Any) -> None:
+    """SQLite with a WAL keeps the snapshot until every row is read, outside of a transaction, too."""
+    if connection.vendor != "sqlite":
+        pytest.skip("needs a write-ahead log")
+    Author.objects.bulk_create([Author(name=str(number)) for number in range(3)])
+    with write_ahead_log("default"):
+        rows = Author.objects.iterator(chunk_size=1)
+        next(rows)
+        rename_elsewhere(author, "New")
+        with block():
+            assert read(author) == "First"
+        list(rows)
+        assert_all_read(read, author, "New")
+
+
+@pytest.mark.parametrize(("is_open", "has_log"), [(True, True), (True, False), (False, True)])
+def test_an_open_statement_keeps_a_snapshot_of_a_write_ahead_log(is_open: bool, has_log: bool) -> None:
+    """With a rollback journal nobody can commit while it is open; a value is stored as soon as none is."""
+    Author.objects.using("lite").bulk_create([Author(name=str(number)) for number in range(3)])
+    with write_ahead_log("lite") if has_log else nullcontext():
+        rows = Author.objects.using("lite").iterator(chunk_size=1)
+        next(rows)
+        if not is_open:
+            rows.close()
+        ring().get_or_set("name", lambda: "loaded")
+        list(rows)
+        assert (ring().get("name") is None) is (is_open and has_log)
+        ring().get_or_set("other", lambda: "loaded")
+        assert ring().get("other") == "loaded"
 
 
 @with_postgres

@@ -118,7 +118,7 @@ def _general(plan: Plan, query: Any, kind: str, scope: str, cache: RingCache) ->
     """Return a plan that has the general shape in place of those for which the registry has no room."""
     context, general = cache.client.context, Shape([], None)
     dependencies = tuple(
-        replace(each, shape=general) if protocol.is_full(context, entry.shard) else each
+        replace(each, shape=general, values={}) if protocol.is_full(context, entry.shard) else each
         for each, entry in zip(plan.dependencies, plan.entries, strict=True)
     )
     names = [name for each in dependencies for name in each.tag_names(scope)]

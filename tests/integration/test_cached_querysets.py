@@ -261,6 +261,8 @@ def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statements(count) == 1
     Poem.objects.filter(name="other").update(rank=1)
     assert count() == 3
+    assert len(cached().filter(rank=1)) == 3  # it finds that its shard is full
+    assert "zoo_poem: all rows; all columns" in cached().filter(rank=1).explain_cache()
 
 
 def test_the_manager_has_every_method_of_a_queryset() -> None:

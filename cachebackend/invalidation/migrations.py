@@ -62,7 +62,20 @@ def _after_migrate(
     if app_config.label == OutboxRow._meta.app_label:
         look_for_outbox(using)
     if any(migration.app_label == app_config.label for migration, _ in plan or ()):
-        _drop_models(list(app_config.get_models()), using)
+        _drop_models(_models_of(app_config), using)
+
+
+def _models_of(app_config: AppConfig) -> list[type[models.Model]]:
+    """Return the models whose tables an app has, and those at the ends of its many-to-many tables.
+
+    A row of such a table is a part of what is cached of the rows at its ends, which may be of another app.
+    """
+    found: dict[Any, None] = {}
+    for model in app_config.get_models(include_auto_created=True):
+        found[model] = None
+        if model._meta.auto_created:
+            found |= {each.related_model: None for each in model._meta.local_fields if each.is_relation}
+    return list(found)
 
 
 def _drop_models(changed: Sequence[type[models.Model]], using: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -22,11 +23,13 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache
 from cachebackend.invalidation import outbox_table
+from cachebackend.invalidation.migrations import _after_migrate
 from cachebackend.invalidation.watched import watched_models
 from cachebackend.models import OutboxRow, ParkedWrite
 from cacheproject.demo.models import Article
 from cacheproject.processes import MANAGE
 from cacheproject.services import Services
+from tests.zoo.models import Label, Post
 
 pytestmark = pytest.mark.usefixtures("empty_nodes")
 
@@ -96,6 +99,27 @@ migrate("signup")
 print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("row"), cache.get("kept"))
 """)
     assert lines == ["1 old old", "11 None None kept"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_migrations_drop_what_is_cached_of_both_ends_of_their_relations(ring_cache: RingCache) -> None:
+    """An SQL statement in one of them may change a many-to-many table whose other end is of another app."""
+
+    class AppOfPosts:
+        label = "zoo"
+
+        def get_models(self, include_auto_created: bool = False) -> list[Any]:
+            return [Post, Post.labels.through] if include_auto_created else [Post]
+
+    post, label = Post.objects.create(name="post"), Label.objects.create(name="label")
+    assert Label.cached.filter(posts=post.pk).count() == 0
+    ring_cache.get_or_set("posts", lambda: "none", tags=[label])
+    with connections["default"].cursor() as cursor:
+        cursor.execute(f"INSERT INTO zoo_post_labels (post_id, label_id) VALUES ({post.pk}, {label.pk})")
+    app: Any = AppOfPosts()
+    _after_migrate(app_config=app, using="default", plan=[(SimpleNamespace(app_label="zoo"), False)])
+    assert Label.cached.filter(posts=post.pk).count() == 1
+    assert ring_cache.get("posts") is None
 
 
 @pytest.mark.other_than_sqlite

@@ -16,7 +16,13 @@ from cachebackend.backend.tag_names import model_tag_name, row_tag_names, table_
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation.compilers import watch
 from cachebackend.invalidation.pending_deletes import PendingDeletes
-from cachebackend.invalidation.tables import row_of, tables_of
+from cachebackend.invalidation.tables import (
+    WatchedTable,
+    many_to_many_models,
+    row_of,
+    tables_of,
+    watched_tables,
+)
 from cachebackend.invalidation.transactions import invalidate_together
 from cachebackend.invalidation.watched import KeysByAlias, is_historical
 from cachebackend.models import OutboxRow
@@ -78,7 +84,7 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
     Args:
         targets: A row invalidates everything that is cached of it, and all values with its tag. A
             model or a string invalidates all values with that tag. A row or a model also invalidates
-            the results of all queries over its tables.
+            the results of all queries over its tables, and over its many-to-many tables.
         alias: The cache alias of the tags. Default: every ring cache. Without one nothing happens.
 
     Raises:
@@ -95,16 +101,24 @@ def invalidate(*targets: Tag, alias: str | None = None) -> None:
     # Each database's outbox row has all the tags, which must be deleted after the rows of each
     pending = {using: PendingDeletes(using) for target in targets for using in _databases_of(target)}
     for target in targets:
+        if isinstance(target, str):
+            continue
+        [using] = _databases_of(target)
+        model = target if isinstance(target, type) else type(target)
         if isinstance(target, models.Model):
-            [using] = _databases_of(target)
-            pending[using].add_rows(type(target), [row_of(target)])
-        elif isinstance(target, type):
-            for table in tables_of(target):
-                pending[router.db_for_write(target)].add_results(table)
+            pending[using].add_rows(model, [row_of(target)])
+        for table in [*(tables_of(model) if model is target else ()), *_tables_between(model)]:
+            pending[using].add_results(table)
     for deletes in pending.values():
         deletes.add_keys(tags)
         if deletes.keys:  # without a ring cache there are none
             invalidate_together(deletes)
+
+
+def _tables_between(model: type[models.Model]) -> list[WatchedTable]:
+    """Return the many-to-many tables of a model: no tag names a row of one that Django makes by itself."""
+    names = {through._meta.db_table for through in many_to_many_models([model])}
+    return [table for name in sorted(names) for table in watched_tables(name)]
 
 
 def _databases_of(target: Tag) -> set[str]:

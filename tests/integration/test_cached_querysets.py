@@ -13,10 +13,10 @@ from django.db.models import Avg, CharField, Count, F, Prefetch
 from django.db.models.functions import Cast, Now
 from django.test.utils import CaptureQueriesContext
 
-from cachebackend import RingCache
+from cachebackend import RingCache, invalidate
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.queries.queryset import CachedQuerySet
-from tests.zoo.models import Author, Novel, Poem
+from tests.zoo.models import Author, Label, Novel, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -263,6 +263,19 @@ def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count() == 3
     assert len(cached().filter(rank=1)) == 3  # it finds that its shard is full
     assert "zoo_poem: all rows; all columns" in cached().filter(rank=1).explain_cache()
+
+
+@pytest.mark.parametrize("end", ["row", "other row", "model", "other model"])
+def test_either_end_of_a_relation_that_raw_sql_has_changed_can_be_invalidated(end: str) -> None:
+    """No tag names a row of a many-to-many table that Django makes by itself."""
+    post, label = Post.objects.create(name="post"), Label.objects.create(name="label")
+    targets = {"row": post, "other row": label, "model": Post, "other model": Label}
+    numbers = [Label.cached.filter(posts=post.pk).count, Post.cached.filter(labels=label.pk).count]
+    assert [number() for number in numbers] == [0, 0]
+    with connection.cursor() as cursor:
+        cursor.execute(f"INSERT INTO zoo_post_labels (post_id, label_id) VALUES ({post.pk}, {label.pk})")
+    invalidate(targets[end])
+    assert [number() for number in numbers] == [1, 1]
 
 
 def test_the_manager_has_every_method_of_a_queryset() -> None:

@@ -74,10 +74,10 @@ def digest(text: str) -> str:
 
 
 def _aliases_of(using: str) -> list[str]:
-    """Return an alias, and those whose databases have the same name."""
+    """Return an alias, and those whose databases have the same name, which may be a path or a text."""
     databases = connections.settings
-    name = databases[using]["NAME"]
-    return [using, *(alias for alias, database in databases.items() if database["NAME"] == name)]
+    name = str(databases[using]["NAME"])
+    return [using, *(alias for alias, database in databases.items() if str(database["NAME"]) == name)]
 
 
 def database_text(using: str) -> str:

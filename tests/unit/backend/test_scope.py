@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,13 @@ def test_servers_with_one_database_name_have_two_scopes(databases: dict[str, dic
     assert scope_of("shard") != scope_of("default")
     assert set(scopes_of_write("default")) == {"default@site", "shard@site"}
     assert scopes_of_write("other") == ["other@other"]
+
+
+def test_a_file_may_be_named_by_a_path_or_a_text(databases: dict[str, dict[str, Any]]) -> None:
+    """A write by one alias makes wrong what is cached under the other one."""
+    databases["default"]["NAME"], databases["other"]["NAME"] = Path("/srv/db.sqlite3"), "/srv/db.sqlite3"
+    assert scopes_of_write("other") == ["other@/srv/db.sqlite3", "default@/srv/db.sqlite3"]
+    assert set(scopes_of_write("default")) == set(scopes_of_write("other"))
 
 
 def test_a_replica_has_the_scope_of_its_primary(databases: dict[str, dict[str, Any]]) -> None:

@@ -1,9 +1,9 @@
 """Drops what is cached of tables that migrations have changed, or that ``flush`` has emptied.
 
 A migration may change rows by SQL that nothing sees. So when the migrations of an app have run, all
-keys of its watched models are deleted on all nodes. ``flush``, which also ends each test of a
-``TransactionTestCase``, truncates tables by the method of Django that ``connect_migrations`` wraps;
-it does not always send ``post_migrate``.
+keys of its watched models are deleted on all nodes; also if a later migration has failed, because those
+before it are committed. ``flush``, which also ends each test of a ``TransactionTestCase``, truncates tables
+by the method of Django that ``connect_migrations`` wraps; it does not always send ``post_migrate``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db import models, router
 from django.db.backends.base.operations import BaseDatabaseOperations
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 from cachebackend import protocol
 from cachebackend.backend import ring_cache
 from cachebackend.backend.scope import databases_of_write
 from cachebackend.errors import RingCacheError
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_table import look_for_outbox
 from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.tables import WatchedTable, all_tables, watched_tables
@@ -37,6 +38,7 @@ logger = logging.getLogger("cachebackend")
 
 def connect_migrations() -> None:
     """Drop what is cached of tables when migrations have run, and when ``flush`` has emptied them."""
+    pre_migrate.connect(_before_migrate, dispatch_uid="ringcache:migrations")
     post_migrate.connect(_after_migrate, dispatch_uid="ringcache:migrations")
     flush = BaseDatabaseOperations.execute_sql_flush
 
@@ -47,6 +49,29 @@ def connect_migrations() -> None:
 
     if not hasattr(flush, "__wrapped__"):
         BaseDatabaseOperations.execute_sql_flush = execute_sql_flush  # type: ignore[method-assign]  # Django sends no signal here
+
+
+def _before_migrate(**_: Any) -> None:
+    """Let a run of migrations that fails drop what is cached: Django then sends no signal at its end."""
+    from django.db.migrations.executor import MigrationExecutor  # other processes do not need it
+
+    migrate = MigrationExecutor.migrate
+
+    @functools.wraps(migrate)
+    def migrate_or_drop(self: Any, targets: Any, plan: Any = None, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return migrate(self, targets, plan, *args, **kwargs)
+        except BaseException:
+            try:
+                for label in sorted({migration.app_label for migration, _ in plan or ()}):
+                    _drop_models(_models_of(apps.get_app_config(label)), self.connection.alias)
+            except Exception as error:  # the database may be gone; the first error must be seen
+                raise_interrupt(error)
+                logger.exception("what is cached may be older than the tables")
+            raise
+
+    if not hasattr(migrate, "__wrapped__"):
+        MigrationExecutor.migrate = migrate_or_drop  # type: ignore[method-assign]
 
 
 def _after_migrate(

@@ -101,6 +101,29 @@ print(Account.cached.get(name="imported").level, cache.get("page"), cache.get("r
     assert lines == ["1 old old", "11 None None kept"]
 
 
+def test_migrations_before_one_that_fails_drop_what_is_cached(run: Callable[[str], list[str]]) -> None:
+    """They are committed, and Django sends no signal."""
+    lines = run("""
+from django.db.migrations.executor import MigrationExecutor
+migrate()
+migrate("signup", "0002")
+Account.objects.update(level=1)
+apply = MigrationExecutor.apply_migration
+def fail(*args, **kwargs):
+    apply(*args, **kwargs)
+    raise InterruptedError
+def read():
+    print(Account.cached.get(name="imported").level, Account.cached.filter(level=1).count())
+MigrationExecutor.apply_migration = fail
+read()
+try:
+    migrate("signup")
+except InterruptedError:
+    read()
+""")
+    assert lines == ["1 2", "11 0"]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_migrations_drop_what_is_cached_of_both_ends_of_their_relations(ring_cache: RingCache) -> None:
     """An SQL statement in one of them may change a many-to-many table whose other end is of another app."""

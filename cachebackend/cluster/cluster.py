@@ -294,9 +294,18 @@ class Cluster:
         assert server is not None  # noqa: S101  # each shard of a topology has a primary
         return server.host, server.port
 
-    def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
-        """Return the replies to commands, with those that were redirected sent where they belong."""
-        return self._checked(follow(self, asked, commands, replies))
+    def follow(
+        self,
+        asked: ShardNode,
+        commands: Sequence[Command],
+        replies: list[Reply],
+        servers: list[ShardNode] | None = None,
+    ) -> list[Reply]:
+        """Return the replies to commands, with those that were redirected sent where they belong.
+
+        ``servers``, an empty list, gets the shard which each reply comes from.
+        """
+        return self._checked(follow(self, asked, commands, replies, servers))
 
     async def follow_async(
         self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]

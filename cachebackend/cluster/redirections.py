@@ -62,7 +62,13 @@ class Table(Protocol):
         ...
 
 
-def follow(table: Table, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+def follow(
+    table: Table,
+    asked: ShardNode,
+    commands: Sequence[Command],
+    replies: list[Reply],
+    servers: list[ShardNode] | None = None,
+) -> list[Reply]:
     """Return the replies to commands, with those that were redirected sent where they belong.
 
     Args:
@@ -70,8 +76,10 @@ def follow(table: Table, asked: ShardNode, commands: Sequence[Command], replies:
         asked: The shard that was asked.
         commands: The commands.
         replies: Its replies.
+        servers: An empty list that gets the shard which each reply comes from; None: nobody needs it.
     """
-    servers = [asked] * len(replies)
+    servers = [] if servers is None else servers
+    servers += [asked] * len(replies)
     for _ in range(MAX_REDIRECTIONS):
         if RedirectedError not in map(type, replies):
             return replies

@@ -16,7 +16,13 @@ from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_r
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
 from cachebackend.effects import Command, Reply, ScriptCall
-from cachebackend.errors import NodeUnavailableError, RedirectedError, RingCacheError, UnservedSlotError
+from cachebackend.errors import (
+    NodeUnavailableError,
+    RedirectedError,
+    RingCacheError,
+    UnconfirmedError,
+    UnservedSlotError,
+)
 from cachebackend.node import Node
 from cachebackend.node.blocking import Connection
 from cachebackend.options import NodeAddress
@@ -41,8 +47,17 @@ class Topologies(Protocol):
         """Read the topology; an OSError says that no server answers."""
         ...
 
-    def follow(self, asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
-        """Return the replies to commands, with those that were redirected sent where they belong."""
+    def follow(
+        self,
+        asked: ShardNode,
+        commands: Sequence[Command],
+        replies: list[Reply],
+        servers: list[ShardNode] | None = None,
+    ) -> list[Reply]:
+        """Return the replies to commands, with those that were redirected sent where they belong.
+
+        ``servers``, an empty list, gets the shard which each reply comes from.
+        """
         ...
 
     async def follow_async(
@@ -159,6 +174,11 @@ class ShardNode(Node):
         if self.breaker.hold(NodeUnavailableError(reason)):
             self._start_probe()
 
+    def hold_if_up(self, reason: str) -> None:
+        """Eject the node as ``hold`` does, unless it is ejected already: its next probe does the same."""
+        if self.breaker is not None and not self.breaker.is_open:
+            self.hold(reason)
+
     def call(self, command: Command) -> Reply:
         """Send one command, where it is redirected to; a failure is returned as the reply."""
         if is_of_many_keys(command):
@@ -241,14 +261,26 @@ class ShardNode(Node):
         plain = _divided(commands)
         connection.send(plain)
         own = list(connection.replies(plain))
-        replies = self._followed(plain, list(own))
-        self._postpone(plain, own, replies)
+        servers: list[ShardNode] = []
+        replies = self._cluster.follow(self, plain, list(own), servers)
+        self._postpone(plain, own, replies, servers)
         return _checked(_joined(commands, replies))
 
-    def _postpone(self, commands: Sequence[Command], own: Sequence[Reply], replies: list[Reply]) -> None:
+    def _postpone(
+        self,
+        commands: Sequence[Command],
+        own: Sequence[Reply],
+        replies: list[Reply],
+        servers: Sequence[ShardNode],
+    ) -> None:
         """Leave deletes of keys that are elsewhere for later, if they fail there; this node did its part.
 
         If the probe failed because of keys that nobody reads from this node, its other keys would miss too.
+        The server that has failed must not be read before it has got the deletes. It may be one that is up:
+
+            1. probe    replays a delete to this node, whose slot moves; it is redirected to B
+            2. B        refuses it (``MISCONF``, ``NOREPLICAS``), or was ejected, and its probe has just ended
+            3. probe    the delete is postponed; B is ejected until it has executed the delete
         """
         elsewhere = [
             position
@@ -260,6 +292,8 @@ class ShardNode(Node):
         keys = [key_of(commands[position]) for position in elsewhere]
         if keys and self.on_postponed is not None and self.on_postponed(keys):
             for position in elsewhere:
+                if servers[position] is not self and not isinstance(replies[position], UnconfirmedError):
+                    servers[position].hold_if_up("it may have keys whose deletes have failed")
                 replies[position] = 0
 
 

@@ -201,6 +201,31 @@ def test_a_delete_reaches_the_promoted_replica_of_a_shard_that_its_slot_moves_to
         cluster.wait_until_ok()
 
 
+def test_a_server_that_refuses_the_delete_of_a_key_that_was_moved_to_it_is_not_read(
+    client: RingClient, cluster: Cluster
+) -> None:
+    """Until it accepts writes again; the slot still moves, so the old server has redirected the delete."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    slot = client.ring.slot_of(key)
+    target = another_primary(cluster, slot)
+    move = cluster.move_slot(slot, target)
+    move.begin()
+    move.move_key(key)
+    assert client.get(key) == "old"
+    cluster.ask(target, "CONFIG", "SET", "min-replicas-to-write", 2)
+    try:
+        assert not client.delete(key)
+        wait_until(lambda: client.get(key) is None)
+        wait_until(client.nodes[client.ring.owner(key)].probe_now)
+        assert {client.get(key) for _ in range(100)} == {None}
+    finally:
+        cluster.ask(target, "CONFIG", "SET", "min-replicas-to-write", 0)
+    seen = set()
+    wait_until(lambda: seen.add(client.get(key)) or is_up(client))
+    assert seen | {client.get(key)} == {None}
+
+
 def has_key(cluster: Cluster, replica: str) -> bool:
     return bool(cluster.ask(replica, "DBSIZE"))
 

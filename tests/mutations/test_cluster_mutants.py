@@ -68,7 +68,8 @@ def asks_the_old_owner_only(patch: Patch) -> None:
     def follow(*given: Any) -> Any:
         replies: Sequence[Reply] = given[3]
         is_asked = [isinstance(reply, RedirectedError) and not reply.is_moved for reply in replies]
-        return real(*given[:3], [0 if ask else reply for ask, reply in zip(is_asked, replies, strict=True)])
+        replies = [0 if ask else reply for ask, reply in zip(is_asked, replies, strict=True)]
+        return real(*given[:3], replies, *given[4:])
 
     real = redirections.follow
     patch.setattr("cachebackend.cluster.cluster.follow", follow)

@@ -36,8 +36,15 @@ class Topologies:
     reload = load
 
     @staticmethod
-    def follow(asked: ShardNode, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
-        del asked, commands
+    def follow(
+        asked: ShardNode,
+        commands: Sequence[Command],
+        replies: list[Reply],
+        servers: list[ShardNode] | None = None,
+    ) -> list[Reply]:
+        del commands
+        if servers is not None:
+            servers += [asked] * len(replies)
         return replies
 
     @staticmethod
@@ -222,9 +229,17 @@ def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None
 
 
 def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(
-    shard: ShardNode, monkeypatch: pytest.MonkeyPatch
+    shard: ShardNode, topologies: Topologies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key is not at this server any more, or nowhere; its other keys would miss too."""
+    """The key is not at this server any more, or nowhere; its other keys would miss too.
+
+    The other server is not read before it has got the delete, even if it is up.
+    """
+    address = NodeAddress("cluster", 1.0, "redis://cluster:1/0")
+    other = ShardNode(topologies, address, 0.1, 0.1, SYSTEM_CLOCK)
+    other.breaker, other.replay = Breaker("b", SYSTEM_CLOCK), NothingMissed()
+    monkeypatch.setattr(other, "_start_probe", lambda: held.append(list(postponed)))
+    held: list[list[bytes]] = []
     unserved, down = NodeUnavailableError("no server"), NodeUnavailableError("down")
     unserved.ejects = False
     own: list[Reply] = [1, unserved, RedirectedError.read("MOVED 1 b.test:7000"), b"PONG"]
@@ -239,10 +254,23 @@ def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(
 
     postponed: list[bytes] = []
     shard.on_postponed = lambda keys: postponed.extend(keys) is None
-    monkeypatch.setattr(Topologies, "follow", lambda *given: [*given[-1][:2], down, given[-1][3]])
+
+    def follow(
+        _: Topologies,
+        asked: ShardNode,
+        commands: Sequence[Command],
+        replies: list[Reply],
+        servers: list[ShardNode],
+    ) -> list[Reply]:
+        del commands
+        servers += [asked, asked, other, asked]
+        return [*replies[:2], down, replies[3]]
+
+    monkeypatch.setattr(Topologies, "follow", follow)
     wire: Any = Wire()
     assert shard._exchange(wire, [delete_command([b"a", b"b", b"c"]), (b"PING",)]) == [1, b"PONG"]
     assert postponed == [b"b", b"c"]
+    assert (held, other.breaker.is_open) == ([[b"b", b"c"]], True)
     own[0] = down
     with pytest.raises(NodeUnavailableError, match="down"):
         shard._exchange(wire, [delete_command([b"a", b"b", b"c"]), (b"PING",)])

@@ -178,6 +178,8 @@ class Script:
         reply: The shape of what it returns.
         is_for_each_key: Whether it does the same for each of its KEYS, and returns the sum.
         is_promise: Whether its effect must not be lost with the server, if ``wait_replicas`` is set.
+        writing: A promise that may write nothing has another script here, which does the same and writes in
+            any case: WAIT is for the last write of its own connection. None: this one always writes.
     """
 
     def __init__(
@@ -188,8 +190,9 @@ class Script:
         reply: Shape,
         is_for_each_key: bool = False,
         is_promise: bool = False,
+        writing: Script | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.writing = name, writing
         self.reply = reply
         self.is_for_each_key, self.is_promise = is_for_each_key, is_promise
         parts = (*preludes, name)
@@ -237,6 +240,16 @@ class ScriptCall(tuple[Argument, ...]):
         """Return the same call with other KEYS."""
         call = ScriptCall((*self[:2], b"%d" % len(keys), *keys, *self[3 + int(self[2]) :]))
         call.script = self.script
+        return call
+
+    @property
+    def writing(self) -> ScriptCall:
+        """The same call, of the script that writes in any case."""
+        script = self.script.writing
+        if script is None:
+            return self
+        call = ScriptCall((self[0], script.source if self[0] == b"EVAL" else script.sha, *self[2:]))
+        call.script = script
         return call
 
     @property

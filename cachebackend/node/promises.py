@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from cachebackend.clock import SYSTEM_CLOCK, Clock
-from cachebackend.effects import Command, Reply, is_promise
+from cachebackend.effects import Command, Reply, ScriptCall, is_promise
 from cachebackend.errors import RingCacheError, UnconfirmedError
 
 __all__ = ["DiskWait", "PromiseWait", "ReplicaWait", "Wait"]
@@ -46,10 +46,18 @@ class PromiseWait:
         self._waits = waits
 
     def added(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """Return commands, with the commands that wait at the end if one of them is a promise."""
+        """Return commands, with the commands that wait at the end if one of them is a promise.
+
+        WAIT is for the last write of its own connection. So each promise makes one:
+
+            1. primary  evicts a key, or deletes it for another connection; its replica does not know yet
+            2. writer   deletes the key: there is nothing to delete, so its connection has nothing to wait for
+            3. primary  dies; the replica, which has the key, is promoted
+        """
         if not any(map(is_promise, commands)):
             return commands
-        return [*commands, *(wait.command() for wait in self._waits)]
+        written = [command.writing if isinstance(command, ScriptCall) else command for command in commands]
+        return [*written, *(wait.command() for wait in self._waits)]
 
     def settled(self, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         """Return the replies to commands, from the replies to what ``added`` has returned.

@@ -267,6 +267,31 @@ def test_a_delete_waits_for_a_replica_if_the_settings_ask_for_it(
         client.close()
 
 
+@pytest.mark.parametrize("record", [b"", b"Q" + bytes(16)])
+def test_a_delete_of_a_key_that_is_gone_or_in_quarantine_waits_for_a_replica_too(
+    cluster_services: Services, cluster: Cluster, record: bytes
+) -> None:
+    """The replica may still have the value: the primary has evicted it, or another writer was faster."""
+    client = client_of(cluster_services, wait_replicas=1)
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    primary = cluster.primary_of(client.ring.slot_of(key))
+    [replica] = cluster.replicas_of(primary)
+    wait_until(lambda: has_key(cluster, replica))
+    cluster_services.stop(replica)
+    try:
+        cluster.ask(primary, *(("SET", key, record, "PX", MINUTE_MS) if record else ("UNLINK", key)))
+        assert client.run(protocol.delete_many(client.context, [key])) == [key]
+    finally:
+        cluster_services.resume(replica)
+    cluster.wait_until_ok()
+    wait_until(lambda: client.run(protocol.delete_many(client.context, [key])) == [])
+    assert cluster.ask(primary, "GET", key) == (record or None)
+    if record:
+        assert 0 < cluster.ask(primary, "PTTL", key) <= MINUTE_MS
+    client.close()
+
+
 @pytest.mark.parametrize("wait_replicas", [0, 1])
 def test_a_delete_probes_an_ejected_shard_if_it_waits_for_replicas(
     client: RingClient,

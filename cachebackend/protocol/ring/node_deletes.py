@@ -15,7 +15,10 @@ from cachebackend.replies import integer
 
 __all__ = ["delete_at", "delete_command", "release_command"]
 
-_DELETE = Script(__package__, "delete", reply=integer, is_for_each_key=True, is_promise=True)
+_DELETE_WRITING = Script(__package__, "delete", "write", reply=integer, is_for_each_key=True, is_promise=True)
+_DELETE = Script(
+    __package__, "delete", reply=integer, is_for_each_key=True, is_promise=True, writing=_DELETE_WRITING
+)
 _RELEASE = Script(__package__, "release", reply=integer)
 
 

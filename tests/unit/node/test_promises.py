@@ -17,15 +17,20 @@ from cachebackend.protocol.ring.node_deletes import delete_command
 from tests.unit.protocol.stepping import StillClock
 
 GET, DELETE = (b"GET", b"a"), delete_command([b"a"])
+#: The same delete, which writes although there is nothing to delete.
+WRITTEN = DELETE.writing
 WAIT, SHORT = (b"WAIT", b"1", b"125"), (b"WAIT", b"1", b"1")
 
 
 def test_only_promises_wait() -> None:
-    """A read needs no replica."""
+    """A read needs no replica. A promise makes a write in any case, for which its connection waits."""
+    assert WRITTEN[1] != DELETE[1]
+    assert DELETE.with_source.writing == WRITTEN.with_source
+    assert WRITTEN.writing is WRITTEN
     wait = PromiseWait(ReplicaWait(1, 0.25))
     assert wait.added([GET]) == [GET]
     assert wait.settled([GET], [b"1"]) == [b"1"]
-    assert wait.added([GET, DELETE]) == [GET, DELETE, WAIT]
+    assert wait.added([GET, DELETE]) == [GET, WRITTEN, WAIT]
 
 
 def test_a_promise_that_a_replica_has_is_kept() -> None:
@@ -44,11 +49,11 @@ def test_a_promise_without_replica_has_failed() -> None:
     assert (second.ejects, second.was_sent) == (False, True)
     assert "0 of 1 replicas" in str(second)
     assert second.reply == 1
-    assert wait.added([DELETE]) == [DELETE, SHORT]
+    assert wait.added([DELETE]) == [WRITTEN, SHORT]
     wait.settled([DELETE], [1, 0])
-    assert wait.added([DELETE]) == [DELETE, SHORT]
+    assert wait.added([DELETE]) == [WRITTEN, SHORT]
     wait.settled([DELETE], [1, 1])
-    assert wait.added([DELETE]) == [DELETE, WAIT]
+    assert wait.added([DELETE]) == [WRITTEN, WAIT]
 
 
 def test_a_replica_that_is_back_may_need_longer_than_a_millisecond() -> None:
@@ -57,13 +62,13 @@ def test_a_replica_that_is_back_may_need_longer_than_a_millisecond() -> None:
     wait = PromiseWait(ReplicaWait(1, 0.25, clock))
     wait.settled([DELETE], [1, 0])
     clock.at += 1.0
-    assert wait.added([DELETE]) == [DELETE, WAIT]
+    assert wait.added([DELETE]) == [WRITTEN, WAIT]
     wait.settled([DELETE], [1, 0])
-    assert wait.added([DELETE]) == [DELETE, SHORT]
+    assert wait.added([DELETE]) == [WRITTEN, SHORT]
     clock.at += 1.0
-    assert wait.added([DELETE]) == [DELETE, WAIT]
+    assert wait.added([DELETE]) == [WRITTEN, WAIT]
     wait.settled([DELETE], [1, 1])
-    assert wait.added([DELETE]) == [DELETE, WAIT]
+    assert wait.added([DELETE]) == [WRITTEN, WAIT]
 
 
 @pytest.mark.parametrize("wait", [ReplicaWait(1, 0.25), DiskWait(1500)])
@@ -79,7 +84,7 @@ def test_an_error_of_wait_is_the_reply_to_the_promise(wait: Wait) -> None:
 def test_a_promise_may_wait_for_the_disk_of_the_node_and_for_replicas() -> None:
     """Both must confirm it."""
     wait = PromiseWait(ReplicaWait(1, 0.25), DiskWait(1500))
-    assert wait.added([GET, DELETE]) == [GET, DELETE, WAIT, (b"WAITAOF", b"1", b"0", b"1500")]
+    assert wait.added([GET, DELETE]) == [GET, WRITTEN, WAIT, (b"WAITAOF", b"1", b"0", b"1500")]
     assert wait.settled([DELETE], [1, 1, [1, 0]]) == [1]
     for replies, says in (([1, [0, 0]], "the disk of the node has not"), ([0, [1, 0]], "0 of 1 replicas")):
         [unconfirmed] = wait.settled([DELETE], [1, *replies])

@@ -218,7 +218,9 @@ def _code(text: bytes) -> bytes:
 
 def is_promise(command: Command) -> bool:
     """Return whether the effect of a command must not be lost with its server."""
-    return command.__class__ is ScriptCall and command.script.is_promise
+    if command.__class__ is ScriptCall:
+        return command.script.is_promise
+    return command[0] == b"FLUSHDB"
 
 
 def is_unknown_script(reply: Reply) -> bool:

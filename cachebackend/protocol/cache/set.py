@@ -42,7 +42,7 @@ _ADD = Script(__package__, "add", "readable_value", "is_quarantined", "store", r
 _INCR = Script(__package__, "incr", "readable_value", reply=either(integer, optional_text))
 _REPLACE = Script(__package__, "replace", "readable_value", "store", reply=either(integer, text))
 _TOUCH = Script(__package__, "touch", "readable_value", reply=either(integer, text))
-_STALE = Script(__package__, "make_stale", "is_quarantined", reply=integer)
+_STALE = Script(__package__, "make_stale", "is_quarantined", reply=integer, is_promise=True)
 K = TypeVar("K")
 
 
@@ -141,6 +141,8 @@ def touch(context: Context, key: bytes, ttl_ms: int | None) -> Operation[bool]:
     if life_ms and reply == 1:
         # A copy elsewhere could outlive the new time; a value that was not yet moved stays
         yield from delete_elsewhere(context, [key])
+    if life_ms == 0:
+        yield from _delete_at_replicas(context, key)
     context.drop_near([key])
     return bool(context.reply_or(reply, 0))
 
@@ -208,4 +210,12 @@ def make_stale(context: Context, key: bytes, stale_ms: int) -> Operation[bool]:
         return False
     request = context.ring.owner(key), _STALE.call([key], b"%d" % stale_ms)
     [reply] = yield from write(context, [key], lambda: [request])
+    if reply == 0:
+        yield from _delete_at_replicas(context, key)
     return bool(context.reply_or(reply, 0))
+
+
+def _delete_at_replicas(context: Context, key: bytes) -> Operation[None]:
+    """Wait until replicas have the delete of a key that its owner does not hold any more, if deletes wait."""
+    if context.options.wait_replicas:
+        yield from delete(context, key)

@@ -133,8 +133,26 @@ def _config_reply(reply: Reply, command: Sequence[Any]) -> bool:
 
 
 def _cluster_reply(reply: Reply, command: Sequence[Any]) -> bool:
-    """Match the state of a cluster as text, or its table of slots."""
+    """Match the state of a cluster as text, its table of slots, or its shards."""
+    if command[1] == b"SHARDS":
+        return list_of(_is_shard)(reply, command)
     return text(reply, command) if command[1] == b"INFO" else list_of(_is_slot_range)(reply, command)
+
+
+def _is_shard(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match a flat list of names and values; those of the slots and servers are lists."""
+    if reply.__class__ is not list or len(reply) % 2 or not all(text(name, command) for name in reply[::2]):
+        return False
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    servers = fields.get(b"nodes")
+    return fields.get(b"slots").__class__ is list and list_of(_is_server)(servers, command)
+
+
+def _is_server(reply: Reply, command: Sequence[Any]) -> bool:
+    """Match a flat list of names and values: texts, numbers, and a host that may be unknown."""
+    if reply.__class__ is not list or len(reply) % 2 or not all(text(name, command) for name in reply[::2]):
+        return False
+    return all(integer(value, command) or optional_text(value, command) for value in reply[1::2])
 
 
 def _is_slot_range(reply: Reply, command: Sequence[Any]) -> bool:

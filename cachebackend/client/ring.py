@@ -146,6 +146,11 @@ class RingClient(SingleKeyClient):
         shards = [index for cluster in self.clusters for index in cluster.ring.nodes]
         return [*self._plain_nodes, *shards] if shards else self._plain_nodes
 
+    @property
+    def holders(self) -> Sequence[int]:
+        """The indexes of the nodes that may hold keys, also those to which their first slots move."""
+        return [*self._plain_nodes, *(index for cluster in self.clusters for index in cluster.ring.holders)]
+
     def run(self, operation: Operation[T], failed: FailedNodes | None = None) -> T:
         """Run an operation in the calling thread, without the nodes that have failed in it already."""
         for cluster in self.clusters:

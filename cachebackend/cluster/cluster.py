@@ -21,9 +21,9 @@ from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
+from cachebackend.cluster.topology import SHARDS, UNNAMED, Server, Shard, Topology, empty_primaries
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import RedirectedError, RingCacheError, UnservedSlotError
+from cachebackend.errors import NodeReplyError, RedirectedError, RingCacheError, UnservedSlotError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.handshake import Handshake
@@ -200,12 +200,46 @@ class Cluster:
         """Read the topology, and wait for the replays to shards that this has ejected."""
         if not self.is_loaded:
             self.try_load()
+            if self.is_loaded:
+                self._find_empty()
             return
         ejected = {node for node in self.shards.values() if node.breaker is not None and node.breaker.is_open}
         self.try_reload()
+        self._find_empty()
         for index in self.ring.nodes:
             if self.shards[index] not in ejected:
                 self.shards[index].probe_now()
+
+    def _find_empty(self) -> None:
+        """Find the servers that have no slots, and may have keys of slots that move to them.
+
+        The table of slots does not name them. All primaries are asked: that of the slot knows the server.
+        """
+        addresses: dict[tuple[str, int], None] = {}
+        for index in self.ring.nodes:
+            node = self.shards[index]
+            reply = Node.call(node, SHARDS)
+            try:
+                if isinstance(reply, NodeReplyError):
+                    raise reply
+                if isinstance(reply, list) and node.server is not None:
+                    host, is_tls = node.server.host, self._address.is_tls
+                    found = empty_primaries(reply, host, self._address_map, is_tls=is_tls)
+                    addresses.update(dict.fromkeys(found))
+            except RingCacheError as error:
+                raise_interrupt(error)
+                logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
+        with self._table_lock:
+            self.ring.empty = tuple(map(self._index_at, addresses))
+
+    def _index_at(self, address: tuple[str, int]) -> int:
+        """Return the index of the shard whose primary has an address; add one for a server without slots."""
+        index = self._members.index_at(address)
+        if index is None:
+            index = self._members.free_index(self.ring.nodes)
+            self.shards[index].become(Shard(Server("", *address), (), ()))
+            self.ring.names = tuple(node.name for node in self.nodes)
+        return index
 
     def _read(self) -> Topology:
         """Return the topology, of the servers that probably answer before the others.
@@ -353,9 +387,7 @@ class Cluster:
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
             if index is None:
-                index = self._members.free_index(self.ring.nodes)
-                self.shards[index].become(Shard(Server("", *address), (), ()))
-                self.ring.names = tuple(node.name for node in self.nodes)
+                index = self._index_at(address)
         return index
 
     def reached_at(self, asked: tuple[str, int], redirection: RedirectedError) -> tuple[str, int] | None:

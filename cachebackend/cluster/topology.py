@@ -11,10 +11,21 @@ from cachebackend.options import AddressMap, host_text
 from cachebackend.replies import pairs
 from cachebackend.ring import CLUSTER_SLOTS
 
-__all__ = ["QUESTIONS", "UNNAMED", "Server", "Shard", "Topology", "read_topology"]
+__all__ = [
+    "QUESTIONS",
+    "SHARDS",
+    "UNNAMED",
+    "Server",
+    "Shard",
+    "Topology",
+    "empty_primaries",
+    "read_topology",
+]
 
 #: The commands whose replies ``read_topology`` reads.
 QUESTIONS: tuple[Command, Command] = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOTS"))
+#: The command whose reply ``empty_primaries`` reads.
+SHARDS: Command = (b"CLUSTER", b"SHARDS")
 #: The host of a server that has no hostname, if the cluster prefers hostnames.
 UNNAMED = "?"
 _NO_CLUSTER = "cluster support disabled"
@@ -104,6 +115,35 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
         state.get("cluster_state") == "ok",
         tuple(shards.values()),
     )
+
+
+def empty_primaries(
+    reply: Reply, host: str, address_map: AddressMap, *, is_tls: bool
+) -> list[tuple[str, int]]:
+    """Return where this process reaches the primaries that have no slots, from the reply to ``SHARDS``.
+
+    The table of slots does not name them, and keys of their first slots may have moved to them already.
+
+    Args:
+        reply: The reply.
+        host: The host of the server that has sent it.
+        address_map: Translates each address.
+        is_tls: Whether connections use TLS.
+    """
+    found: list[tuple[str, int]] = []
+    for shard in reply:
+        fields = dict(zip(shard[::2], shard[1::2], strict=True))
+        for flat in () if fields[b"slots"] else fields[b"nodes"]:
+            server = dict(zip(flat[::2], flat[1::2], strict=True))
+            port = server.get(b"tls-port" if is_tls else b"port")
+            if server.get(b"role") != b"master" or server.get(b"health") == b"fail":
+                continue
+            named = server.get(b"endpoint")
+            named = server.get(b"ip") if named == UNNAMED.encode() else named
+            text = named.decode(errors="replace") if isinstance(named, bytes) else ""
+            if isinstance(port, int) and port:
+                found.append(address_map(text or host, port))
+    return found
 
 
 def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:

@@ -19,7 +19,8 @@ def clear_node(alias: str, endpoint: str) -> bool:
     if cache is None:
         return True
     cache.client.run(protocol.refresh_nodes(cache.client.context))
-    nodes = [index for index, node in enumerate(cache.client.nodes) if node.endpoint == endpoint]
+    client = cache.client
+    nodes = [index for index in client.holders if client.nodes[index].endpoint == endpoint]
     return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
 
 
@@ -36,7 +37,7 @@ def clear_tags() -> set[tuple[str, str]]:
             nodes = cache.client.nodes
             cache.client.run(protocol.refresh_nodes(cache.client.context))
             operation = protocol.delete_matching(
-                cache.client.context, cache.tag_pattern, cache.client.indexes
+                cache.client.context, cache.tag_pattern, cache.client.holders
             )
             failures = cache.client.run(operation).failures
             unconfirmed.update((alias, nodes[index].endpoint) for index in failures)

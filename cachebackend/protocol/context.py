@@ -57,6 +57,11 @@ class RingChange:
         """The indexes of the nodes of this ring."""
         return self.ring.nodes if self.indexes is None else self.indexes
 
+    @property
+    def holders(self) -> Sequence[int]:
+        """The indexes of the nodes that may have keys of this ring."""
+        return self.ring.holders if self.indexes is None else self.indexes
+
 
 @dataclass(frozen=True, slots=True)
 class Gutter:
@@ -73,6 +78,11 @@ class Gutter:
     nodes: tuple[int, ...]
     max_ttl_ms: int
     is_ejected: Callable[[int], bool]
+
+    @property
+    def holders(self) -> Sequence[int]:
+        """The indexes of its nodes."""
+        return self.nodes
 
     def owner(self, key: bytes) -> int:
         """Return the index of the node that owns a key in this ring."""

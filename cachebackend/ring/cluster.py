@@ -51,6 +51,8 @@ class ClusterRing:
         self.members = {first}
         #: The slots that no server has. Their commands still go to the last owner, which refuses them.
         self.unserved: frozenset[int] = frozenset()
+        #: The nodes of servers without slots, which may have keys of slots that move to them.
+        self.empty: tuple[int, ...] = ()
         #: Reads the table again; None: nothing does.
         self.refresh: Callable[[], None] | None = None
 
@@ -105,6 +107,11 @@ class ClusterRing:
     def nodes(self) -> list[int]:
         """The indexes of the nodes that own slots."""
         return sorted(set(self._owners))
+
+    @property
+    def holders(self) -> list[int]:
+        """The indexes of the nodes that may have keys: also those to which their first slots move."""
+        return sorted({*self._owners, *self.empty})
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -54,6 +54,11 @@ class Ring:
         """The indexes of the nodes."""
         return range(len(self.names))
 
+    @property
+    def holders(self) -> range:
+        """The indexes of the nodes that may have keys: all."""
+        return self.nodes
+
     def slot_of(self, key: bytes) -> int:
         """Return the slot of a key."""
         return slot_of(key, self._seed)

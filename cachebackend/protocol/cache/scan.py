@@ -59,7 +59,7 @@ class KeyScan:
 
 def all_cursors(context: Context) -> dict[int, Cursor]:
     """Return the cursors that a scan of all nodes begins with."""
-    return {node: Cursor() for node in context.ring.nodes}
+    return {node: Cursor() for node in context.ring.holders}
 
 
 def scan(

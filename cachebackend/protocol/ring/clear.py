@@ -26,6 +26,11 @@ class _Nodes(NamedTuple):
 
     nodes: Sequence[int]
 
+    @property
+    def holders(self) -> Sequence[int]:
+        """The nodes."""
+        return self.nodes
+
 
 #: What is cleared together. The nodes of a cluster may be others each time they are asked for.
 _Stage: TypeAlias = Ring | ClusterRing | RingChange | Gutter | _Nodes
@@ -94,7 +99,7 @@ def clear(context: Context, pattern: bytes, nodes: Sequence[int] | None = None) 
     failures: list[RingCacheError] = []
     for stage in _stages(context) if nodes is None else [_Nodes(nodes)]:
         yield from refresh_nodes(context)
-        cleared = yield from delete_matching(context, pattern, stage.nodes)
+        cleared = yield from delete_matching(context, pattern, stage.holders)
         deleted += cleared.deleted
         failures += cleared.failures.values()
         for node, failure in cleared.failures.items():
@@ -118,10 +123,10 @@ def clear_missed(context: Context, pattern: bytes, nodes: Sequence[int]) -> Oper
     cleared = yield from delete_matching(context, pattern, nodes)
     if context.ring_change is not None:
         old = context.ring_change if context.ring_change.is_old else context.ring
-        if any(node in old.nodes for node in nodes):
+        if any(node in old.holders for node in nodes):
             for stage in _stages(context):
                 if stage is not old:
-                    cleared.failures |= (yield from delete_matching(context, pattern, stage.nodes)).failures
+                    cleared.failures |= (yield from delete_matching(context, pattern, stage.holders)).failures
     return not cleared.failures
 
 
@@ -131,7 +136,7 @@ def flush(context: Context) -> Operation[None]:
         context.near.drop_all()
     for stage in _stages(context):
         yield from refresh_nodes(context)
-        nodes = stage.nodes
+        nodes = stage.holders
         replies = yield Send([(node, (b"FLUSHDB",)) for node in nodes])
         for node, reply in zip(nodes, replies, strict=True):
             _record_missed(context, node, reply)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from cachebackend.cluster.topology import Server, Shard, Topology, read_topology
+from cachebackend.cluster.topology import SHARDS, Server, Shard, Topology, empty_primaries, read_topology
+from cachebackend.effects import Reply
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
+from cachebackend.replies import fits
 
 INFO = b"cluster_enabled:1\r\ncluster_state:ok\r\ncluster_current_epoch:7\r\n"
 
@@ -75,3 +77,24 @@ def test_another_error_is_raised() -> None:
 def test_an_ipv6_address_has_brackets_in_a_name() -> None:
     """So the port can be told from the address."""
     assert Server("a", "::1", 7000).name == "[::1]:7000"
+
+
+def test_primaries_without_slots_are_in_the_table_of_shards_only() -> None:
+    """Replicas have none either, and those that have failed are left out; under TLS there is another port."""
+    servers: list[list[Any]] = [
+        [b"port", 1, b"endpoint", None, b"role", b"master", b"health", b"online"],
+        [b"port", 2, b"endpoint", b"?", b"ip", b"10.0.0.2", b"role", b"master", b"health", b"loading"],
+        [b"port", 3, b"endpoint", b"c.test", b"role", b"replica", b"health", b"online"],
+        [b"port", 4, b"endpoint", b"d.test", b"role", b"master", b"health", b"fail"],
+        [b"tls-port", 5, b"endpoint", b"e.test", b"role", b"master", b"health", b"online"],
+    ]
+    shards: list[Reply] = [[b"slots", [], b"nodes", servers], [b"slots", [0, 9], b"nodes", [servers[0]]]]
+    assert fits(SHARDS, shards)
+    assert not any(fits(SHARDS, [[b"slots", 1, b"nodes", each]]) for each in ([], [[b"port"]], [[1, 1]], 7))
+    assert not any(fits(SHARDS, each) for each in (b"", [b""], [[b"slots"]], [[1, 1]], [[b"slots", []]]))
+
+    def found(*, is_tls: bool) -> list[tuple[str, int]]:
+        return empty_primaries(shards, "asked.test", lambda host, port: (host, port), is_tls=is_tls)
+
+    assert found(is_tls=False) == [("asked.test", 1), ("10.0.0.2", 2)]
+    assert found(is_tls=True) == [("e.test", 5)]

@@ -1,0 +1,123 @@
+"""A server that joins a real cluster, and leaves it again: its keys are cleared with all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+
+from cachebackend import protocol
+from cachebackend.client import RingClient
+from cachebackend.invalidation import clears, deletes
+from cachebackend.options import RingOptions
+from cacheproject.cluster import CLUSTER_SETTINGS, Cluster, bus_port
+from cacheproject.services import Services
+from tests.waits import wait_until
+
+MINUTE_MS = 60_000
+KEYS = [b"{tag}:%d" % number for number in range(6)]
+
+
+@dataclass
+class Grown:
+    """A cluster of its own, and a further server in it, which has no slots at first."""
+
+    services: Services
+    cluster: Cluster
+    password: str
+    port: int
+
+    def ask(self, *command: Any) -> Any:
+        """Ask the further server."""
+        with redis.Redis(port=self.port, password=self.password) as server:
+            return server.execute_command(*command)
+
+    def client(self) -> RingClient:
+        """Return a new client."""
+        return RingClient(RingOptions.read(self.cluster.url, {}, "CACHES['default']"))
+
+    @property
+    def identity(self) -> str:
+        """The name that the cluster has for the further server."""
+        return str(self.ask("CLUSTER", "MYID").decode())
+
+    def is_joined(self) -> bool:
+        """Whether all servers know each other."""
+        if b"cluster_state:ok" not in self.ask("CLUSTER", "INFO"):
+            return False
+        return all(
+            any(self.identity in line and "handshake" not in line for line in self.nodes_of(name))
+            for name in self.cluster.names
+        )
+
+    def nodes_of(self, name: str) -> list[str]:
+        """Return the servers that one server knows."""
+        return list(self.cluster.ask(name, "CLUSTER", "NODES").decode().splitlines())
+
+    def begin(self, slot: int) -> str:
+        """Begin to move a slot to the further server; return the name of the old one."""
+        source = self.cluster.primary_of(slot)
+        self.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.cluster.identity(source))
+        self.cluster.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.identity)
+        return source
+
+    def move_keys(self, source: str, *keys: bytes) -> None:
+        """Move keys of that slot to the further server."""
+        address = "127.0.0.1", self.port, "", 0, 10_000
+        self.cluster.ask(source, "MIGRATE", *address, "AUTH", self.password, "KEYS", *keys)
+
+
+@pytest.fixture
+def grown() -> Iterator[Grown]:
+    with Services(ring="cluster", queue=0, postgres=False) as services:
+        cluster = services.cluster
+        assert cluster is not None
+        port = services.add_node("further", *CLUSTER_SETTINGS)
+        first = cluster.server(cluster.names[0])
+        grown = Grown(services, cluster, str(first.password), port)
+        grown.ask("CLUSTER", "MEET", "127.0.0.1", first.port, bus_port(first.port))
+        wait_until(grown.is_joined)
+        yield grown
+
+
+def test_keys_of_the_first_slot_of_a_new_server_are_listed_and_cleared(grown: Grown) -> None:
+    """While the slot moves: the server is in no table of slots."""
+    client, other = grown.client(), grown.client()
+    for key in KEYS:
+        client.set(key, "old", MINUTE_MS)
+    source = grown.begin(client.ring.slot_of(KEYS[0]))
+    grown.move_keys(source, *KEYS[:3])
+    scan, found = protocol.KeyScan(other.context, b"*", 10), []
+    while not scan.is_over:
+        found += other.run(scan.page())
+    assert sorted(found) == KEYS
+    assert other.run(protocol.clear(other.context, b"*")) == len(KEYS)
+    assert [client.get(key) for key in KEYS] == [None] * len(KEYS)
+    client.close()
+    other.close()
+
+
+def test_a_server_that_has_left_keeps_no_clear_pending(grown: Grown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has used it knows it still; the relay would clear the others again and again."""
+    client = grown.client()
+    client.set(KEYS[0], "value", MINUTE_MS)
+    slot = client.ring.slot_of(KEYS[0])
+    source = grown.begin(slot)
+    grown.move_keys(source, KEYS[0])
+    assert client.get(KEYS[0]) == "value"
+    cache = SimpleNamespace(client=client, pattern=b"*")
+    monkeypatch.setattr(deletes, "ring_cache_of", lambda _: cache)
+    endpoint = client.nodes[client.ring.owner(KEYS[0])].endpoint
+    assert clears.clear_node("default", endpoint)
+    assert client.get(KEYS[0]) is None
+    identity = grown.identity
+    grown.cluster.ask(source, "CLUSTER", "SETSLOT", slot, "STABLE")
+    grown.services.kill("further")
+    for name in grown.cluster.names:
+        grown.cluster.ask(name, "CLUSTER", "FORGET", identity)
+    assert clears.clear_node("default", endpoint)
+    client.close()

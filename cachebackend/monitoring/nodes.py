@@ -176,16 +176,21 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
 
 
 def _of_shard(client: RingClient, figures: NodeFigures) -> NodeFigures:
-    """Return the figures of a node, with address, slots and replicas if it is a shard that has been read."""
+    """Return the figures of a node, with address, slots and replicas if it is a shard.
+
+    The endpoint of a shard is that of the whole cluster, at which nobody can start a server. One that was not
+    read yet has the addresses of the URL as its name.
+    """
     node = client.nodes[figures.index]
-    if not isinstance(node, ShardNode) or (client.cluster is not None and not client.cluster.is_loaded):
+    if not isinstance(node, ShardNode):
+        return figures
+    if node.server is None:
+        return replace(figures, address=node.name.removesuffix("/cluster"))
+    if client.cluster is not None and not client.cluster.is_loaded:
         return figures
     slots = client.ring.shares()[figures.index] if figures.role == "ring" else None
-    # The endpoint of a shard is that of the whole cluster, at which nobody can start a server
-    address = figures.address if node.server is None else node.server.name
-    return replace(
-        figures, slots=slots, replicas=tuple(server.name for server in node.replicas), address=address
-    )
+    replicas = tuple(server.name for server in node.replicas)
+    return replace(figures, slots=slots, replicas=replicas, address=node.server.name)
 
 
 def refusal_faults(alias: str, nodes: Sequence[NodeFigures]) -> list[Fault]:

@@ -125,7 +125,7 @@ def _replica_faults(client: RingClient) -> Iterator[str]:
     shards = [node for index in indexes if isinstance(node := client.nodes[index], ShardNode)]
     if client.context.options.wait_replicas or any(shard.replicas for shard in shards):
         for shard in shards:
-            if not shard.replicas:
+            if shard.server is not None and not shard.replicas:
                 yield f"shard {shard.name!r} has no replica that could be promoted if it fails; add one"
 
 

@@ -70,6 +70,18 @@ def test_the_status_of_the_ring_says_so(unserved: int) -> None:
     assert "not well: 1 slot of the cluster of 'default' is served by no server" in printed.getvalue()
 
 
+def test_a_cluster_that_does_not_answer_has_the_addresses_of_its_url() -> None:
+    """The fault says which servers to start, and nothing of replicas that were not read."""
+    urls = "redis+cluster://127.0.0.1:1,127.0.0.1:2"
+    block = settings.CACHES["default"] | {"LOCATION": urls, "OPTIONS": {"wait_replicas": 1}}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        [node] = alias_figures("default").nodes
+        report: Any = report_of("ring", "doctor", code=1)
+    assert node.address == "127.0.0.1:1,127.0.0.1:2"
+    assert "Start the server at 127.0.0.1:1,127.0.0.1:2" in report["faults"][0]
+    assert not any("replica" in fault for fault in report["faults"])
+
+
 def test_the_address_of_a_shard_is_that_of_its_server(cluster_services: Services, cluster: Cluster) -> None:
     """So the fault of a shard that is down says which server to start."""
     del cluster

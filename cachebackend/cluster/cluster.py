@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
-from cachebackend.clock import Clock
+from cachebackend.clock import Clock, LogRateLimit
 from cachebackend.cluster.keys import key_of
 from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
@@ -102,6 +102,7 @@ class Cluster:
         #: The thread that reads the topology in the background, or has done so.
         self._reloader: threading.Thread | None = None
         self._epoch: int | None = None
+        self._empty_log = LogRateLimit(clock)
         self._members.add()
         _CLUSTERS.add(self)
 
@@ -228,7 +229,8 @@ class Cluster:
                     addresses.update(dict.fromkeys(found))
             except RingCacheError as error:
                 raise_interrupt(error)
-                logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
+                if self._empty_log.to_log():
+                    logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
         with self._table_lock:
             self.ring.empty = tuple(map(self._index_at, addresses))
 

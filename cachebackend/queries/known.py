@@ -60,9 +60,9 @@ VOLATILE: frozenset[type[Any]] = frozenset({Now, Random})
 #: The words that stand for the present time in texts which the database takes for dates and times: Postgres
 #: ignores most signs around a word, as in ``now()`` and in a range, and SQLite has the last two.
 _PRESENT = re.compile(
-    r"(?<![a-z])(?:now|today|tomorrow|yesterday|subsec(?:ond)?)(?![a-z])", re.IGNORECASE | re.ASCII
+    r"(?<![a-z])(?:now|today|tomorrow|yesterday|subsec|subsecond)(?![a-z])", re.IGNORECASE | re.ASCII
 )
-#: The types of most values that are no text, and hold none.
+#: The types of most values that are not texts, and hold none.
 _WITHOUT_TEXT = frozenset({bool, date, datetime, Decimal, float, int, NoneType, UUID})
 #: The caller writes the SQL, or the name of the function.
 _WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})

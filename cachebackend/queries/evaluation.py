@@ -46,19 +46,21 @@ class Evaluation:
 
     Args:
         options: How results are cached.
+        around: The block around this one, which sees the same statements; None: there is none.
 
     Attributes:
+        options: How results are cached.
         plans: The plan of each statement that was read through the ring.
         reads: The compiler and the rows of each of these statements.
         reasons: Why statements were run as they are.
         whole: What has read the rows from their own entries, if the result holds their primary keys.
     """
 
-    def __init__(self, options: QueryOptions) -> None:
-        self._options = options
-        self.plans: list[Plan] = []
-        self.reads: list[tuple[Any, Sequence[Any]]] = []
-        self.reasons: list[str] = []
+    def __init__(self, options: QueryOptions, around: Evaluation | None = None) -> None:
+        self.options = options
+        self.plans: list[Plan] = [] if around is None else around.plans
+        self.reads: list[tuple[Any, Sequence[Any]]] = [] if around is None else around.reads
+        self.reasons: list[str] = [] if around is None else around.reasons
         self.whole: Any = None
 
     def execute(self, compiler: Any, result_type: str, run: Run) -> Any:
@@ -78,7 +80,7 @@ class Evaluation:
             result_type: Which rows ``execute_sql`` shall return.
             run: Runs the statement.
         """
-        cache = find_ring_cache(self._options.alias)
+        cache = find_ring_cache(self.options.alias)
         if cache is None:
             return None
         try:
@@ -91,7 +93,7 @@ class Evaluation:
             return None
         refuse_in_event_loop()
         self.plans.append(plan)
-        fill_options = cache.fill_options(self._options.seconds, self._options.stale_for)
+        fill_options = cache.fill_options(self.options.seconds, self.options.stale_for)
         fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
         with CountedRead(cache, plan.counted_as) as counted:
             loader = counted.timed(lambda: _rows(run(), result_type))
@@ -101,18 +103,18 @@ class Evaluation:
 
     def drop(self, plan: Plan) -> None:
         """Delete a result, so that it is loaded again."""
-        cache = find_ring_cache(self._options.alias)
+        cache = find_ring_cache(self.options.alias)
         if cache is not None:
             cache.client.run(protocol.delete(cache.client.context, plan.key))
 
     def _plan(self, compiler: Any, result_type: str, cache: RingCache) -> Plan | None:
-        if self._options.is_strict:
+        if self.options.is_strict:
             raise NotCached("rows of a strict manager are read in the order of commits, and queries are not")
         model = compiler.query.model
         if model is not None and compiler.using != router.db_for_write(model):
             raise NotCached(f"{compiler.using!r} is not the database that {model.__name__} is written to")
         try:
-            plan = plan_of(compiler, result_type, self._options, cache)
+            plan = plan_of(compiler, result_type, self.options, cache)
         except EmptyResultSet:
             return None
         if plan is not None and any_changed():
@@ -147,8 +149,9 @@ def _rows(result: Any, result_type: str) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def evaluated(options: QueryOptions) -> Iterator[Evaluation]:
-    """Let the ring answer the queries of this thread or task in the block; a block inside joins it."""
-    evaluation = _current.get() or Evaluation(options)
+    """Let the ring answer the queries of this thread or task in the block; one inside has its own options."""
+    around = _current.get()
+    evaluation = around if around is not None and around.options == options else Evaluation(options, around)
     token = _current.set(evaluation)
     try:
         yield evaluation

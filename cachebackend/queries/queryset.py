@@ -156,6 +156,11 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         count_hit(cache, plan.counted_as)
         return known.form(rows)
 
+    def _prefetch_related_objects(self) -> None:
+        """Read related rows as Django does; ``depends_on`` is about this query alone."""
+        with evaluated(self.cache_options._replace(depends_on=())):
+            super()._prefetch_related_objects()  # type: ignore[misc]
+
     def _whole_rows(self) -> WholeRows | None:
         """Return what reads whole rows from their own entries; None: the result holds the rows."""
         query, options = self.query, self.cache_options

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
-from django.db.models import Avg, CharField, Count, F, Prefetch
+from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Now
 from django.test.utils import CaptureQueriesContext
 
@@ -263,6 +264,21 @@ def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count() == 3
     assert len(cached().filter(rank=1)) == 3  # it finds that its shard is full
     assert "zoo_poem: all rows; all columns" in cached().filter(rank=1).explain_cache()
+
+
+def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
+    """SQL of the caller in it reads other tables than that in the query of its owner."""
+    number = RawSQL("(SELECT COUNT(*) FROM zoo_label)", (), output_field=IntegerField())
+    own = Poem.cached.cached(depends_on=[Label]).annotate(n=number)
+    for queryset in (own, Poem.objects.annotate(n=number)):
+        authors = cached(Author).cached(depends_on=[Author]).annotate(n=number)
+        prefetched = authors.prefetch_related(Prefetch("poem_set", queryset.all(), to_attr="poems"))
+        before = Label.objects.count()
+        for count in (before, before, before + 1):
+            if count > before:
+                Label.objects.create(name=str(count))
+            numbers = {poem.n for author in prefetched.all() for poem in author.poems}
+            assert numbers == {count}
 
 
 @pytest.mark.parametrize("end", ["row", "other row", "model", "other model"])

@@ -32,10 +32,12 @@ from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.plans import Plan, plan_of
 
-__all__ = ["Evaluation", "evaluated", "install", "not_evaluated", "refuse_in_event_loop"]
+__all__ = ["UNCACHED", "Evaluation", "evaluated", "install", "not_evaluated", "refuse_in_event_loop"]
 
 logger = logging.getLogger("cachebackend")
 _current: ContextVar[Evaluation | None] = ContextVar("ringcache_evaluation", default=None)
+#: The attribute of a query that is read from the database, also where it is prefetched.
+UNCACHED = "_ringcache_uncached"
 #: The attribute that marks a wrapped method.
 _MARK = "_ringcache_reads"
 Run = Callable[..., Any]
@@ -108,6 +110,8 @@ class Evaluation:
             cache.client.run(protocol.delete(cache.client.context, plan.key))
 
     def _plan(self, compiler: Any, result_type: str, cache: RingCache) -> Plan | None:
+        if getattr(compiler.query, UNCACHED, False):
+            raise NotCached("uncached() reads from the database")
         if self.options.is_strict:
             raise NotCached("rows of a strict manager are read in the order of commits, and queries are not")
         model = compiler.query.model

@@ -16,6 +16,7 @@ from cachebackend.backend.open_transactions import has_changes
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.counting import count_hit
 from cachebackend.queries.evaluation import (
+    UNCACHED,
     Evaluation,
     evaluated,
     install,
@@ -61,6 +62,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
         """Return a plain queryset with the same query."""
         plain: models.QuerySet[M] = models.QuerySet(self.model)
         _copy(self, plain)
+        setattr(plain.query, UNCACHED, True)  # Django copies it to each query that is made of this one
         return plain
 
     def explain_cache(self) -> str:
@@ -248,6 +250,7 @@ def cached_queryset(queryset: models.QuerySet[M], options: QueryOptions) -> Cach
     """Return a queryset with the query of another one that is evaluated through the ring."""
     cached: CachedQuerySet[M] = CachedQuerySet(queryset.model)
     _copy(queryset, cached)
+    cached.query.__dict__.pop(UNCACHED, None)
     cached.cache_options = options
     return cached
 

@@ -16,7 +16,8 @@ from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidate
 from cachebackend.invalidation.catalogue import forget_catalogues
-from cachebackend.queries.queryset import CachedQuerySet
+from cachebackend.queries.options import QueryOptions
+from cachebackend.queries.queryset import CachedQuerySet, cached_queryset
 from tests.zoo.models import Author, Label, Novel, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -279,6 +280,20 @@ def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
                 Label.objects.create(name=str(count))
             numbers = {poem.n for author in prefetched.all() for poem in author.poems}
             assert numbers == {count}
+
+
+def test_an_uncached_queryset_is_read_from_the_database_where_it_is_prefetched() -> None:
+    """Also if it was filtered after that, and not if it was made a cached one again."""
+    for queryset, count in (
+        (Poem.cached.uncached(), 1),
+        (Poem.cached.uncached().filter(rank__gte=0), 1),
+        (cached_queryset(Poem.cached.uncached(), QueryOptions()), 0),
+        (Poem.objects.all(), 0),
+    ):
+        prefetch = Prefetch("poem_set", queryset, to_attr="poems")
+        authors = cached(Author).prefetch_related(prefetch)
+        list(authors.all())
+        assert statements(lambda authors=authors: list(authors.all())) == count
 
 
 @pytest.mark.parametrize("end", ["row", "other row", "model", "other model"])

@@ -68,6 +68,8 @@ class Evaluation:
     def execute(self, compiler: Any, result_type: str, run: Run) -> Any:
         """Return what ``execute_sql`` returns, from the ring if the result can be kept right."""
         rows = self.read(compiler, result_type, run)
+        # What follows are prefetches, and the code of models whose instances are made
+        self.options = self.options._replace(depends_on=())
         if rows is None:
             return run()
         if result_type == SINGLE:

@@ -12,6 +12,7 @@ from django.db import connection, transaction
 from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Now
+from django.db.models.signals import post_init
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidate
@@ -280,6 +281,26 @@ def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
                 Label.objects.create(name=str(count))
             numbers = {poem.n for author in prefetched.all() for poem in author.poems}
             assert numbers == {count}
+
+
+def test_what_a_model_reads_while_it_is_made_does_not_have_the_options_of_its_query() -> None:
+    """Its SQL reads other tables."""
+    number = RawSQL("(SELECT COUNT(*) FROM zoo_label)", (), output_field=IntegerField())
+    numbers: list[int] = []
+
+    def count_labels(**_: Any) -> None:
+        numbers.append(Author.objects.annotate(n=number).values_list("n", flat=True)[0])
+
+    poems = cached().cached(depends_on=[Poem]).annotate(n=number)
+    post_init.connect(count_labels, sender=Poem)
+    try:
+        for count in range(2):
+            for _ in range(2):
+                list(poems.all())
+                assert numbers.pop() == count
+            Label.objects.create(name=str(count))
+    finally:
+        post_init.disconnect(count_labels, sender=Poem)
 
 
 def test_an_uncached_queryset_is_read_from_the_database_where_it_is_prefetched() -> None:

@@ -18,7 +18,7 @@ from django.db.models.sql import Query
 
 from cachebackend.backend.query_names import shape_tag_name
 from cachebackend.invalidation.catalogue import TableCatalogue
-from cachebackend.invalidation.tables import table_name
+from cachebackend.invalidation.tables import many_to_many_models, table_name
 from cachebackend.queries.binding import Values, bound_values
 from cachebackend.queries.known import check_query
 from cachebackend.queries.not_cached import NotCached
@@ -115,8 +115,9 @@ def compiled_query(
         query: The query of a queryset.
         using: The alias of the database.
         rules: What the caller knows of tables.
-        depends_on: The models that unknown parts of the query read. All of their columns count, and so do
-            all columns of the other tables in the query, which an unknown part may name.
+        depends_on: The models that unknown parts of the query read. All of their columns count, those of
+            the many-to-many tables that Django makes for them, and all columns of the other tables in the
+            query, which an unknown part may name.
         leaves_out_rows: Whether the columns of whole rows are left out, because the result has primary
             keys only, and the rows are read from their own entries.
 
@@ -203,7 +204,9 @@ class _Dependencies:
 
     def _of_models(self) -> Iterator[Dependency]:
         for model in self._models:
-            for part in (model, *model._meta.get_parent_list()):
+            made = (each for each in many_to_many_models([model]) if each._meta.auto_created)
+            between = sorted(made, key=lambda each: each._meta.label)
+            for part in (model, *model._meta.get_parent_list(), *between):
                 table = part._meta.db_table
                 if is_plain_table(part, table, self._using):
                     watched_catalogue(table, self._using, self._rules)

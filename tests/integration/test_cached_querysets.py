@@ -283,6 +283,17 @@ def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
             assert numbers == {count}
 
 
+def test_depends_on_includes_the_relations_of_a_model() -> None:
+    """As a tag of the model does: the rows at both ends of a change count as changed."""
+    post, label = Post.objects.create(name="post"), Label.objects.create(name="label")
+    number = RawSQL("(SELECT COUNT(*) FROM zoo_post_labels)", (), output_field=IntegerField())
+    numbers = Author.cached.cached(depends_on=[Label]).annotate(n=number).values_list("n", flat=True)
+    assert set(numbers.all()) == {0}
+    post.labels.add(label)
+    assert set(numbers.all()) == {1}
+    assert statements(lambda: list(numbers.all())) == 0
+
+
 def test_what_a_model_reads_while_it_is_made_does_not_have_the_options_of_its_query() -> None:
     """Its SQL reads other tables."""
     number = RawSQL("(SELECT COUNT(*) FROM zoo_label)", (), output_field=IntegerField())

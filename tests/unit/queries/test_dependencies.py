@@ -13,7 +13,20 @@ from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.tables import Rules
 from cachebackend.shapes import NULL, Shape, value_digest
 from tests.unit.queries.compiled import EVERYTHING, Catalogues, catalogues, depends
-from tests.zoo.models import Author, Label, Novel, Place, Poem, Post, Price, Pub, Sum
+from tests.zoo.models import (
+    Author,
+    Desk,
+    Label,
+    Letter,
+    Novel,
+    Place,
+    Poem,
+    Post,
+    Price,
+    Pub,
+    Sum,
+    Token,
+)
 
 __all__ = ["catalogues"]
 
@@ -167,21 +180,26 @@ def test_every_table_of_a_child_is_one_of_the_query() -> None:
     ],
 )
 def test_what_is_not_known_is_not_cached_without_depends_on(query: Any) -> None:
-    """With it, all columns of the named models count, and of the tables of the query."""
+    """With it, all columns of the named models count, of their relations, and of the tables of the query."""
     with pytest.raises(NotCached):
         depends(query)
-    assert by_table(depends(query, depends_on=[Label])) == {
-        "zoo_label": Shape([], None),
-        "zoo_author": Shape([], None),
-    }
+    tables = ["zoo_author", "zoo_label", "zoo_novel_labels", "zoo_post_labels"]
+    assert by_table(depends(query, depends_on=[Label])) == dict.fromkeys(tables, Shape([], None))
 
 
 def test_the_models_of_depends_on_have_one_order() -> None:
     """The key of the result is made of their catalogues: every process finds the results of the others."""
-    given = [Poem, Label, Author, Sum, Post, Novel, Price]
+    given = [Poem, Letter, Author, Sum, Token, Price, Desk]
     query = Place.objects.annotate(x=Func("rank", function="OWN"))
     *found, _ = [each.model for each in depends(query, depends_on=given)]
-    assert found == [Author, Label, Novel, Poem, Post, Price, Sum]
+    assert found == [Author, Desk, Letter, Poem, Price, Sum, Token]
+
+
+def test_the_relations_of_depends_on_have_one_order() -> None:
+    """They follow their model; a model of the project between two others is named itself."""
+    query = Place.objects.annotate(x=Func("rank", function="OWN"))
+    *found, _ = [each.table for each in depends(query, depends_on=[Post])]
+    assert found == ["zoo_post", "zoo_post_friends", "zoo_post_labels"]
 
 
 def test_depends_on_includes_the_tables_of_parents() -> None:

@@ -107,7 +107,7 @@ class RingClient(SingleKeyClient):
             # A replica is promoted soon, so one failure is enough, and probes are frequent
             node.breaker = Breaker(node.name, clock, CLUSTER_PROBE_SECONDS, opens_on_timeout=True)
             node.on_moved = partial(self._moved, index)
-            node.on_postponed = partial(self.context.missed.postpone, index)
+            node.on_postponed = partial(self._postpone, index)
             node.postponed = partial(self._postponed_deletes, index)
         else:
             node.breaker = Breaker(node.name, clock)
@@ -116,6 +116,21 @@ class RingClient(SingleKeyClient):
         if is_replicated and (wait := self.context.options.wait_replicas):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
+
+    def _postpone(self, index: int, keys: Sequence[bytes]) -> bool:
+        """Record deletes that no server could confirm; return whether they are recorded.
+
+            1. probe    of A replays a delete; A answers ``ASK``, and the server that it names cannot be asked
+            2. process  reads the topology: the slot is B's, and B has missed nothing, as far as is known
+            3. probe    postpones the delete: B, which is up, must not be read before it has got it
+
+        If 2 comes after 3, B gets the delete with the table.
+        """
+        is_recorded = self.context.missed.postpone(index, keys)
+        for holder in {self.context.holder(index, key) for key in keys} - {index}:
+            if is_recorded and isinstance(node := self.nodes[holder], ShardNode):
+                node.hold_if_up("its slots have moved to it; the deletes that failed meanwhile come first")
+        return is_recorded
 
     def _postponed_deletes(self, index: int) -> dict[bytes, Command]:
         """Return the deletes that were postponed in the cluster of a shard, by their keys."""

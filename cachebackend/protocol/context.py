@@ -210,15 +210,24 @@ class Context:
 
         Args:
             node: The index of the node.
-            keys: The keys that it may still hold. In a cluster they may have moved meanwhile.
+            keys: The keys that it may still hold. In a cluster they may have moved meanwhile, and even while
+                they are recorded: then they are recorded again.
             in_outbox: Whether an outbox stores the keys already.
         """
-        by_holder: dict[int, list[bytes]] = {}
-        for key in keys:
-            by_holder.setdefault(self.holder(node, key), []).append(key)
-        for holder, held in by_holder.items():
-            self.counters.cell.deletes_missed += len(held)
-            self._record(holder, MissedKeys(tuple(held)), in_outbox)
+        missed = tuple(keys)
+        self.counters.cell.deletes_missed += len(missed)
+        self.record_again(node, missed, in_outbox=in_outbox)
+
+    def record_again(self, node: int, missed: Sequence[bytes], *, in_outbox: bool) -> None:
+        """Record missed deletes that are counted already; arguments as for ``record_missed``."""
+        while missed:
+            by_holder: dict[int, list[bytes]] = {}
+            for key in missed:
+                by_holder.setdefault(self.holder(node, key), []).append(key)
+            for holder, held in by_holder.items():
+                self._record(holder, MissedKeys(tuple(held)), in_outbox)
+            groups = by_holder.items()
+            missed = [key for holder, held in groups for key in held if self.holder(node, key) != holder]
 
     def holder(self, node: int, key: bytes) -> int:
         """Return the node that has a key now, if a node had it before: in a cluster it may have moved."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
+from cachebackend.cluster import ShardNode
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import deletes
 from cachebackend.monitoring.observer import node_states
@@ -224,6 +226,46 @@ def test_a_server_that_refuses_the_delete_of_a_key_that_was_moved_to_it_is_not_r
     seen = set()
     wait_until(lambda: seen.add(client.get(key)) or is_up(client))
     assert seen | {client.get(key)} == {None}
+
+
+def test_a_delete_that_is_postponed_after_its_slot_has_moved_reaches_the_new_owner(
+    client: RingClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new owner is up, and was given nothing with the table: the delete was under way in a probe then."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    slot = client.ring.slot_of(key)
+    source = cluster.primary_of(slot)
+    second, third = (name for name in cluster.primaries if name != source)
+    move = cluster.move_slot(slot, second)
+    move.begin()
+    move.move_key(key)
+    assert client.get(key) == "old"
+    cluster.ask(second, "CONFIG", "SET", "min-replicas-to-write", 2)
+    owner, real = client.nodes[client.ring.owner(key)], ShardNode._postpone
+    moved: list[str] = []
+
+    def postpone(self: ShardNode, *given: Any) -> None:
+        """Let the slot end at the third server first, and the process know that."""
+        if self is owner and not moved:
+            cluster.ask(second, "CONFIG", "SET", "min-replicas-to-write", 0)
+            cluster.ask(third, "CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.identity(source))
+            replace(move, source=second, target=third).move_key(key)
+            replace(move, target=third).end()
+            assert client.cluster is not None
+            client.cluster.reload()
+            moved.append(third)
+        real(self, *given)
+
+    monkeypatch.setattr(ShardNode, "_postpone", postpone)
+    try:
+        client.delete(key)
+        wait_until(lambda: moved)
+        owner.probe_now()
+    finally:
+        cluster.ask(second, "CONFIG", "SET", "min-replicas-to-write", 0)
+    wait_until(lambda: client.get(key) is None and is_up(client))
+    assert {client.get(key) for _ in range(50)} == {None}
 
 
 def has_key(cluster: Cluster, replica: str) -> bool:

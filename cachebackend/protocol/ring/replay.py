@@ -62,7 +62,10 @@ def replay_missed(context: Context, node: int) -> Operation[None]:
         try:
             yield from _replay_keys(context, node, missed)
         except BaseException:
-            context.missed.add(node, missed)
+            if missed.is_all_keys:
+                context.missed.add(node, missed)
+            else:  # slots may have moved meanwhile, without these deletes
+                context.record_again(node, missed.keys, in_outbox=True)
             raise
     yield from _release_orphans(context, node)
 

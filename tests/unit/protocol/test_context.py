@@ -11,7 +11,8 @@ from cachebackend.counters import Counters, Counts
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import Context
-from cachebackend.ring import Ring
+from cachebackend.protocol.missed_deletes import MissedKeys
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, Ring
 from tests.unit.protocol.stepping import StillClock
 
 
@@ -47,3 +48,22 @@ def test_one_event_does_not_silence_another(context: Context, caplog: pytest.Log
         context.log_limited(event, "%s; taken for a miss", error)
     logged = [(each.event, each.error) for each in caplog.records]  # type: ignore[attr-defined]
     assert logged == [("node_failed", str(error)), ("record_undecodable", str(error))]
+
+
+def test_a_missed_delete_is_recorded_for_the_owner_of_a_slot_that_moves_meanwhile(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table changes after the owner was looked up, and before the delete is recorded: it is not lost."""
+    context.ring = ring = ClusterRing()
+    ring.replace([0] * CLUSTER_SLOTS, ["a", "b"])
+    add = context.missed.add
+
+    def add_late(node: int, missed: MissedKeys) -> MissedKeys:
+        ring.replace([1] * CLUSTER_SLOTS, ["a", "b"])
+        context.missed.rehome(ring.owner, {(0, 1)}, {0, 1})
+        return add(node, missed)
+
+    monkeypatch.setattr(context.missed, "add", add_late)
+    context.record_missed(0, [b"k"])
+    assert context.missed.has_missed(1, b"k")
+    assert context.counters.total().deletes_missed == 1

@@ -8,6 +8,7 @@ from cachebackend.errors import NodeUnavailableError
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedKeys
 from cachebackend.protocol.ring import replay as replay_module
 from cachebackend.protocol.ring.replay import replay, replay_missed
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing
 from tests.unit.protocol.stepping import DOWN, context_of, step
 
 
@@ -79,3 +80,18 @@ def test_deletes_that_the_node_did_not_confirm_are_recorded_again(is_all: bool) 
     with pytest.raises(NodeUnavailableError):
         step(replay_missed(context, 0), [DOWN])
     assert context.missed.count(0) == (None if is_all else 1)
+
+
+def test_a_delete_whose_replay_fails_goes_with_its_slot() -> None:
+    """The slot has moved while the replay was under way, so the new table did not take the delete along."""
+    context = context_of("a", "b")
+    context.ring = ring = ClusterRing()
+    ring.replace([0] * CLUSTER_SLOTS, ["a", "b"])
+    context.record_missed(0, [b"k"])
+    replayed = replay_missed(context, 0)
+    next(replayed)
+    ring.replace([1] * CLUSTER_SLOTS, ["a", "b"])
+    context.missed.rehome(ring.owner, {(0, 1)}, {0, 1})
+    with pytest.raises(NodeUnavailableError):
+        replayed.throw(NodeUnavailableError("gone"))
+    assert (context.missed.count(0), context.missed.count(1)) == (0, 1)

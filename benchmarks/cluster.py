@@ -24,16 +24,16 @@ REPLICATED = "ring of three with replicas"
 MANY = 100
 OPERATIONS = ("get", "set", f"get_many({MANY})", "get_or_set")
 _SERVERS = (
-    "Each primary of a cluster sends its writes to a replica, which shares the core with it here. The rows below "
-    "compare it with a ring whose nodes have replicas, too."
+    "Each primary of a cluster sends its writes to a replica, which shares the core with it here. The "
+    "rows below compare it with a ring whose nodes have replicas, too."
 )
 _SLOTS = (
     "The servers find the slot of each key, and the client looks for a redirection in each reply and reads "
     "the owner of a slot that may change."
 )
 _SHARED = (
-    "Both clients wait for the same servers, which share one core with them: about half of a get of ours, and "
-    "a third of a get_many(100), is the servers' part."
+    "Both clients wait for the same servers, which share one core with them: about half of a get of ours, "
+    "and a third of a get_many(100), is the servers' part."
 )
 _PIPELINE = (
     "A cluster takes MGET only for keys of one slot, so there is a command for each key, which the servers "

@@ -27,9 +27,10 @@ MEMORY_BYTES = 64 * 1024**2
 UNFLUSHED = "SET synchronous_commit = off"
 WAITING = "SET commit_siblings = 0; SET commit_delay = 1000"
 _SCATTERS = (
-    "One statement writes the row and its outbox row. It takes 2.2 times as long as the plain one if the outbox "
-    "row is a constant, and 3 times with the changed values. Then values, the registry of query shapes and "
-    "tags take a scatter each, to most of the nodes. Python takes twice the plain CPU, spread over 60 modules."
+    "One statement writes the row and its outbox row. It takes 2.2 times as long as the plain one if the "
+    "outbox row is a constant, and 3 times with the changed values. Then values, the registry of query "
+    "shapes and tags take a scatter each, to most of the nodes. Python takes twice the plain CPU, spread "
+    "over 60 modules."
 )
 _ROWS = (
     "The writer reads the changed rows from its outbox rows, makes a key and a tag for each, and the nodes "

@@ -18,6 +18,9 @@ from tests.interleavings.world import World
 
 __all__ = ["Explored", "explore"]
 
+#: The most moves of a schedule. All end after some dozens, unless an operation never does.
+MAX_MOVES = 1000
+
 
 @dataclass
 class Explored:
@@ -78,6 +81,7 @@ def _explore(nodes: tuple[Node, Node], scenario: Scenario, stop_at_first: bool) 
                 break
             unexplored += [[*schedule, move] for move in moves[1:]]
             schedule = [*schedule, moves[0]]
+            assert len(schedule) < MAX_MOVES, schedule[-20:]
             world.make(moves[0])
             moves = world.moves()
         if explored.wrong and stop_at_first:

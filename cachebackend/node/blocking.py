@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
@@ -152,33 +151,15 @@ class Connection:
                 The replies before may belong to other commands, too.
             OSError: The connection failed or the node took too long.
         """
-        pace, done = Pace(self._timeout), 0
-        while done < len(commands):
-            found = [self.read(commands[done], pace)]
-            if self._line is None:
-                found += self._arrived(len(commands) - done - 1)
-            for command, reply in zip(commands[done:], found, strict=False):
-                if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):
-                    raise misfit(command)
-                yield reply
-            pace.completed(len(found))
-            done += len(found)
+        pace = Pace(self._timeout)
+        for command in commands:
+            reply = self.read(command, pace)
+            pace.completed()
+            if not fits(command, reply):
+                raise misfit(command)
+            yield reply
         if self._has_data():
             raise surplus()
-
-    def _arrived(self, most: int) -> list[Reply]:
-        """Return replies that have arrived completely, together with the last one; at most ``most``.
-
-        Raises:
-            MalformedReplyError: The node sent no reply.
-        """
-        try:
-            found = list(islice(iter(self._gets, INCOMPLETE), most))
-        except UNREADABLE as error:
-            raise_interrupt(error)
-            raise MalformedReplyError(repr(error)) from error
-        self._line = None if self._has_data() else b""
-        return found
 
     def read(self, command: Command, pace: Pace | None = None) -> Reply:
         """Return the next reply, of any shape; ``command`` bounds its length.

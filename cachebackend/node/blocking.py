@@ -18,6 +18,7 @@ from functools import partial
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.node.arriving import Arriving
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.pace import Pace
 from cachebackend.node.translate import (
@@ -26,7 +27,6 @@ from cachebackend.node.translate import (
     UNREADABLE,
     MalformedReplyError,
     NodeClosedError,
-    check_begin,
     check_reply_bytes,
     make_reader,
     misfit,
@@ -54,10 +54,10 @@ class Connection:
     """
 
     __slots__ = (
+        "_arriving",
         "_feed",
         "_gets",
         "_has_data",
-        "_line",
         "_poll",
         "_recv",
         "_send_now",
@@ -74,9 +74,7 @@ class Connection:
         self._timeout = timeout
         reader = make_reader(handshake.name)
         self._feed, self._gets, self._has_data = reader.feed, reader.gets, reader.has_data
-        #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
-        #: arrived together with an earlier reply.
-        self._line: bytes | None = b""
+        self._arriving = Arriving()
         self._recv, self._sendall = self._socket.recv, self._socket.sendall
         # A socket with a timeout polls before each send, although it nearly always has room
         is_plain = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
@@ -109,7 +107,7 @@ class Connection:
         reply = INCOMPLETE
         if data := self._recv(_READ_BYTES):
             if data[0] in LISTS:
-                check_begin(data, command)
+                self._arriving.check(data, (command,))
             try:
                 self._feed(data)
                 reply = self._gets()
@@ -117,8 +115,11 @@ class Connection:
                 raise_interrupt(error)
                 raise MalformedReplyError(repr(error)) from error
         if reply is INCOMPLETE:
-            self._line = check_begin(data, command) if data else None
+            if data and data[0] not in LISTS:
+                self._arriving.check(data, (command,))
             reply = self.read(command)
+        elif data[0] in LISTS:
+            self._arriving.end()
         # A hit is checked here, because a call of a function takes longer than the check
         if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):
             raise misfit(command)
@@ -153,7 +154,7 @@ class Connection:
         """
         pace = Pace(self._timeout)
         for command in commands:
-            reply = self.read(command, pace)
+            reply = self.read(command, pace, commands)
             pace.completed()
             if not fits(command, reply):
                 raise misfit(command)
@@ -161,12 +162,13 @@ class Connection:
         if self._has_data():
             raise surplus()
 
-    def read(self, command: Command, pace: Pace | None = None) -> Reply:
+    def read(self, command: Command, pace: Pace | None = None, commands: Sequence[Command] = ()) -> Reply:
         """Return the next reply, of any shape; ``command`` bounds its length.
 
         Args:
             command: The command.
             pace: The pace of the exchange that the reply is part of; None: it is an exchange of its own.
+            commands: The commands of that exchange, whose replies may arrive together.
 
         Raises:
             MalformedReplyError: The node sent no reply, or one that is too long.
@@ -180,8 +182,7 @@ class Connection:
                 data = self._recv(_READ_BYTES)
                 if not data:
                     raise NodeClosedError
-                if self._line is not None:
-                    self._line = check_begin(self._line + data, command)
+                self._arriving.check(data, commands or (command,))
                 pace.received(len(data))
                 received += len(data)
                 check_reply_bytes(received, command)
@@ -189,7 +190,10 @@ class Connection:
         except UNREADABLE as error:
             raise_interrupt(error)
             raise MalformedReplyError(repr(error)) from error
-        self._line = None if self._has_data() else b""
+        if self._has_data():
+            self._arriving.more()
+        else:
+            self._arriving.end()
         return reply
 
     @property

@@ -16,6 +16,7 @@ from typing import Any
 
 from cachebackend.effects import Command, Reply
 from cachebackend.interrupts import raise_interrupt
+from cachebackend.node.arriving import Arriving
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.pace import REPLY_BYTES, allowed_seconds
 from cachebackend.node.translate import (
@@ -23,7 +24,6 @@ from cachebackend.node.translate import (
     UNREADABLE,
     MalformedReplyError,
     NodeClosedError,
-    check_begin,
     check_reply_bytes,
     make_reader,
     misfit,
@@ -64,9 +64,7 @@ class MultiplexedConnection(asyncio.Protocol):
         #: The commands of batches in flight that are written at the end of this turn of the loop.
         self._unwritten: list[bytes] = []
         self._reader = make_reader(name)
-        #: The bytes of the next reply's first line that have arrived; None: the line is complete, or it has
-        #: arrived together with an earlier reply.
-        self._line: bytes | None = b""
+        self._arriving = Arriving()
         #: Bytes received since the last reply that was complete.
         self._unread_bytes = 0
         #: When the first batch in flight became the first, or got its first bytes; and what has come of its
@@ -158,9 +156,8 @@ class MultiplexedConnection(asyncio.Protocol):
             raise
 
     def _read_replies(self, data: bytes) -> None:
-        if self._line is not None and self._in_flight:
-            batch = self._in_flight[0]
-            self._line = check_begin(self._line + data, batch.commands[len(batch.replies)])
+        if self._in_flight:
+            self._arriving.check(data, (command for batch in self._in_flight for command in batch.commands))
         gets, now = self._reader.gets, self._loop.time()
         if not self._received:
             self._begun_at = now
@@ -176,7 +173,10 @@ class MultiplexedConnection(asyncio.Protocol):
                     check_reply_bytes(self._unread_bytes, command)
                     return
                 self._unread_bytes = 0
-                self._line = None if self._reader.has_data() else b""
+                if self._reader.has_data():
+                    self._arriving.more()
+                else:
+                    self._arriving.end()
                 self._received += REPLY_BYTES
                 if not fits(command, reply):
                     raise misfit(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ __all__ = [
     "MalformedReplyError",
     "NodeClosedError",
     "ProtocolError",
-    "check_begin",
     "check_reply_bytes",
     "is_timeout",
     "make_reader",
@@ -50,16 +48,8 @@ pack_command: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[
 INCOMPLETE = object()
 #: The most bytes of a reply, for each argument of its command. A Redis string is not longer.
 MAX_REPLY_BYTES = 512 * 1024 * 1024
-#: The most items of a list, if its command has fewer arguments.
-MAX_ITEMS = 1_000_000
 #: The first byte of a list, map, set, push message or attribute.
 LISTS = frozenset(b"*%~>|")
-#: The first byte of a reply whose first line is a text, an error or a long number.
-_TEXTS = frozenset(b"+-(,")
-#: The most bytes of the first line of a reply: of such a one, and of another one, which holds a number.
-_TEXT_LINE_BYTES, _LINE_BYTES = 65_536, 24
-#: The beginning of one of these with at least a million items.
-_LONG_LIST = re.compile(rb"[*%~>|](\d{7,20})\r")
 #: The errors, beside MalformedReplyError, that parsing a reply raises: for a list that claims to be larger
 #: than the memory, and for a list as a key.
 UNREADABLE = (MemoryError, TypeError)
@@ -142,31 +132,6 @@ def check_reply_bytes(received: int, command: Command) -> None:
     if received > len(command) * MAX_REPLY_BYTES:
         message = f"a reply has more than {MAX_REPLY_BYTES:,} bytes for each argument of its command"
         raise MalformedReplyError(message)
-
-
-def check_begin(data: bytes, command: Command) -> bytes | None:
-    """Check the first bytes of the reply to a command.
-
-    hiredis allocates a list of any length that they name, and keeps a line that never ends. Only the first
-    bytes of a reply may be checked: a value may hold the same bytes.
-
-    Returns:
-        The bytes, to be checked again together with the next ones, if their line is not complete.
-
-    Raises:
-        MalformedReplyError: They name more items than the reply to any command has, or their line is too
-            long.
-    """
-    match = _LONG_LIST.match(data)
-    if match is not None and int(match[1]) > max(MAX_ITEMS, len(command)):
-        message = f"a reply with more than {MAX_ITEMS:,} items"
-        raise MalformedReplyError(message)
-    if b"\n" in data:
-        return None
-    if len(data) > (_TEXT_LINE_BYTES if data[0] in _TEXTS else _LINE_BYTES):
-        message = "the first line of a reply does not end"
-        raise MalformedReplyError(message)
-    return data
 
 
 def surplus() -> MalformedReplyError:

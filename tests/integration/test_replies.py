@@ -30,6 +30,8 @@ NONSENSE = {
     "a list longer than memory": b"*9223372036854775807\r\n",
     "a list of a billion items": b"*1073741823\r\n",
     "a message of a billion items": b">1073741823\r\n",
+    "a list of a billion items in a list": b"*2\r\n+a\r\n*1073741823\r\n",
+    "a list of a billion items after a reply": A_VALUE + b"*1073741823\r\n",
     "a map with a list as a key": b"%1\r\n*0\r\n+a\r\n",
     "a map": b"%1\r\n+a\r\n+b\r\n",
     "a boolean": b"#f\r\n",
@@ -132,6 +134,21 @@ def test_the_replies_before_a_surplus_one_are_not_believed(
     fake.answer = lambda command: A_VALUE * 2 if command[1].endswith(b"l") else NIL
     replies = cache.client.nodes[0].send([(b"GET", b"k"), (b"GET", b"l")]).receive()
     assert [type(reply) for reply in replies] == [NodeUnavailableError] * 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_long_list_behind_another_reply_is_not_read(
+    fake: FakeNode, open_cache: Callable[..., RingCache], is_async: bool
+) -> None:
+    """They arrive together, so the parser has both."""
+    node, commands = open_cache().client.nodes[0], [(b"GET", b"k"), (b"GET", b"l")]
+    fake.answer = lambda command: A_VALUE + b"*1073741823\r\n" if command[1] == b"k" else b""
+
+    async def submit() -> list[Any]:
+        return await node.submit(commands)
+
+    replies = asyncio.run(submit()) if is_async else node.send(commands).receive()
+    assert "a reply with more than 1,000,000 items" in str(replies[1])
 
 
 def test_a_surplus_reply_in_asyncio_closes_the_connection(

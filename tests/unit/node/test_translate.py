@@ -10,10 +10,8 @@ import pytest
 from cachebackend.errors import MovingSlotError, NodeReplyError, NodeUnavailableError
 from cachebackend.node.translate import (
     HandshakeError,
-    MalformedReplyError,
     NodeClosedError,
     ProtocolError,
-    check_begin,
     pack_command,
     reply_error,
     unavailable,
@@ -92,14 +90,3 @@ def test_the_reason_is_in_plain_words(error: BaseException, reason: str) -> None
 def test_a_command_is_packed_as_the_protocol_requires() -> None:
     """Bytes and text become strings of the protocol."""
     assert pack_command((b"SET", "k", b"1")) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\n1\r\n"
-
-
-@pytest.mark.parametrize(
-    "begin", [b"+" + b"x" * 65_536, b":" + b"9" * 24, b"$" + b"9" * 24, b"*" + b"9" * 24]
-)
-def test_a_first_line_ends(begin: bytes) -> None:
-    """The parser would keep all of it, for as long as the node sends."""
-    assert check_begin(begin[:24], (b"GET", b"k")) == begin[:24]
-    assert check_begin(begin + b"\r\n", (b"GET", b"k")) is None
-    with pytest.raises(MalformedReplyError, match="the first line of a reply does not end"):
-        check_begin(begin, (b"GET", b"k"))

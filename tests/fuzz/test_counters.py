@@ -27,7 +27,7 @@ COUNTS = [b"abc", b"", b"9" * 5000, b"9" * 18, b"-1", b"nan", b"1_0", b"\xff"]
 def damage(generator: random.Random, ring_cache: RingCache) -> str:
     """Change a field of a hash of counters, or add one; return a description of the change."""
     node = generator.choice(ring_cache.client.nodes)
-    keys: list[bytes] = node.call((b"KEYS", b"ringcache:*"))
+    keys = [key for key in node.call((b"KEYS", b"ringcache:*")) if node.call((b"TYPE", key)) == b"hash"]
     key = generator.choice(keys or [b"ringcache:none"])
     names: list[bytes] = node.call((b"HKEYS", key)) or [b"hits"]
     name = generator.choice([*names, *NAMES]) if generator.random() < 0.7 else mutant(generator, names)

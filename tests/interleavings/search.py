@@ -12,6 +12,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+import pytest
+
+from cachebackend.backend import fill_rules
 from cachebackend.node import Node
 from tests.interleavings.scenario import Scenario
 from tests.interleavings.world import World
@@ -55,7 +58,9 @@ def explore(nodes: tuple[Node, Node], scenario: Scenario, *, stop_at_first: bool
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with scenario.stepped_code():
+        with scenario.stepped_code(), pytest.MonkeyPatch.context() as patch:
+            # Connections to SQLite, which other tests have left, would be asked in each fill
+            patch.setattr(fill_rules, "any_may_keep_snapshot", lambda: False)
             return _explore(nodes, scenario, stop_at_first)
     finally:
         logger.setLevel(level)

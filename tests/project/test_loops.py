@@ -18,6 +18,7 @@ BOUNDED = {
     "client/replay._run_over": "the operation",
     "protocol/cache/lease_on_get._acquire": "may_ask_again",
     "protocol/cache/load._lease_and_load": "may_ask_again, and MAX_PERIODS of waiting",
+    "protocol/context.record_again": "the keys whose slots move while they are recorded",
     "protocol/queue/fold.fold": "MAX_TRIES in a row without a row that was folded, and the rows",
     "protocol/queue/pending.contents": "Cursor",
     "protocol/ring/clear.delete_matching": "Cursor",

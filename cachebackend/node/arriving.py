@@ -17,8 +17,11 @@ __all__ = ["MAX_ITEMS", "Arriving"]
 
 #: The most items of a list in a reply; a command may have more keys, and its reply as many items.
 MAX_ITEMS = 1_000_000
-#: Declares at least a million items, if it is not a part of a value. Each element ends with a line break.
-_LONG_LIST = re.compile(rb"\n[*%~>|]\d{7}")
+#: Declares at least a million items, if it is not a part of a value. What is before it does not matter, as
+#: hiredis takes any two bytes for the line break after a value. The line break, found fast, comes first.
+_LONG_LIST = re.compile(
+    rb"\r\n(?<=\d{7}\r\n)(?:%b)" % b"|".join(rb"(?<=[*%%~>|]\d{%d}\r\n)" % digits for digits in range(7, 20))
+)
 #: The first byte of an element that has a length: that number of bytes follows its line, and a line break.
 _WITH_LENGTH = frozenset(b"$=!")
 #: The first byte of a reply whose first line is a text, an error or a long number.
@@ -42,7 +45,7 @@ class Arriving:
         self._chunks: list[bytes] = []
         self._kept = 0
         #: The last bytes, which may be the beginning of a declaration.
-        self._edge = b"\n"
+        self._edge = b""
         #: The first line of the next reply, as far as it has arrived; None: it is complete, or it has arrived
         #: together with an earlier reply.
         self._line: bytes | None = b""
@@ -95,7 +98,10 @@ class Arriving:
             position = following
         self._chunks, self._kept = [data[position:]], len(data) - position
         if self._skipped:
-            self._edge = b"\n"
+            self._edge = b""
+        elif self._kept > _TEXT_LINE_BYTES:
+            message = "a line of a reply does not end"
+            raise MalformedReplyError(message)
 
 
 def _number(text: bytes) -> int:

@@ -17,6 +17,8 @@ BEFORE = {
     "a text": b"+OK\r\n",
     "a value": b"$3\r\nabc\r\n",
     "nil": b"$-1\r\n*-1\r\n",
+    "a value without a line break after it": b"*2\r\n$3\r\nabcXX",
+    "no value without a line break after it": b"*2\r\n$0\r\n--",
     "a value like a declaration": b"$14\r\n\n" + LONG[:-1] + b"a\r\n",
     "a list": b"*1\r\n",
     "an item of a list": b"*2\r\n+a\r\n",
@@ -98,3 +100,10 @@ def test_a_first_line_ends(begin: bytes) -> None:
     check(begin[:24], [10**9])
     with pytest.raises(MalformedReplyError, match="the first line of a reply does not end"):
         check(begin, [10**9])
+
+
+@pytest.mark.parametrize("begin", [b"*2\r\n+", b"+OK\r\n+", b"+a\n", b"$\n", b"*1\r\n$"], ids=str)
+def test_every_line_ends(begin: bytes) -> None:
+    """Also one in a list, after another reply, or after a line feed."""
+    with pytest.raises(MalformedReplyError, match="a line of a reply does not end"):
+        check(begin + b"x" * 3_000_000, [65_536])

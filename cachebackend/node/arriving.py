@@ -17,10 +17,10 @@ __all__ = ["MAX_ITEMS", "Arriving"]
 
 #: The most items of a list in a reply; a command may have more keys, and its reply as many items.
 MAX_ITEMS = 1_000_000
-#: Declares at least a million items, if it is not a part of a value. What is before it does not matter, as
+#: Declares at least ten thousand items, if it is not a part of a value. What is before it does not matter, as
 #: hiredis takes any two bytes for the line break after a value. The line break, found fast, comes first.
 _LONG_LIST = re.compile(
-    rb"\r\n(?<=\d{7}\r\n)(?:%b)" % b"|".join(rb"(?<=[*%%~>|]\d{%d}\r\n)" % digits for digits in range(7, 20))
+    rb"\r\n(?<=\d{5}\r\n)(?:%b)" % b"|".join(rb"(?<=[*%%~>|]\d{%d}\r\n)" % digits for digits in range(5, 20))
 )
 #: The first byte of an element that has a length: that number of bytes follows its line, and a line break.
 _WITH_LENGTH = frozenset(b"$=!")
@@ -28,6 +28,8 @@ _WITH_LENGTH = frozenset(b"$=!")
 _TEXTS = frozenset(b"+-(,")
 #: The most bytes of the first line of a reply: of such a one, and of another one, which holds a number.
 _TEXT_LINE_BYTES, _LINE_BYTES = 65_536, 24
+#: The fewest bytes of an element.
+_ITEM_BYTES = 3
 #: Bytes that are kept until they are followed: the value that they are a part of may be long.
 _KEPT_BYTES = 1024**2
 
@@ -35,7 +37,7 @@ _KEPT_BYTES = 1024**2
 class Arriving:
     """The bytes that have arrived of the replies on one connection, since the last one was complete."""
 
-    __slots__ = ("_chunks", "_edge", "_kept", "_line", "_skipped")
+    __slots__ = ("_chunks", "_edge", "_items", "_kept", "_line", "_received", "_skipped")
 
     def __init__(self) -> None:
         self.end()
@@ -49,6 +51,8 @@ class Arriving:
         #: The first line of the next reply, as far as it has arrived; None: it is complete, or it has arrived
         #: together with an earlier reply.
         self._line: bytes | None = b""
+        #: The items of the lists that were followed, and all bytes.
+        self._items = self._received = 0
         #: How many of the next bytes belong to a value.
         self._skipped = 0
 
@@ -65,8 +69,9 @@ class Arriving:
 
         Raises:
             MalformedReplyError: They declare a list with more items than the reply to any command has, or
-                the first line of a reply is too long.
+                lists in lists that have so many together, or a line is too long.
         """
+        self._received += len(data)
         if self._line is not None:
             self._line = _checked_line(self._line + data)
         if self._skipped:
@@ -80,16 +85,21 @@ class Arriving:
         self._chunks.append(data)
         self._kept += len(data)
         if _LONG_LIST.search(edge) or _LONG_LIST.search(data) or self._kept > _KEPT_BYTES:
-            self._follow(max(MAX_ITEMS, max(map(len, commands), default=0)))
+            self._follow(commands)
 
-    def _follow(self, most: int) -> None:
+    def _follow(self, commands: Iterable[Command]) -> None:
         """Follow the elements that have arrived, and forget those that are complete."""
-        data, position = b"".join(self._chunks), 0
+        data, position, most = b"".join(self._chunks), 0, MAX_ITEMS
         while (end := data.find(b"\r\n", position)) >= 0:
             kind, number = data[position], data[position + 1 : end]
-            if kind in LISTS and _number(number) > most:
-                message = f"a reply with more than {most:,} items"
-                raise MalformedReplyError(message)
+            if kind in LISTS:
+                items = _number(number)
+                self._items += max(items, 0)
+                # Complete lists have all of their items. The others are in one another, and one is long
+                items = max(items, (self._items - self._received // _ITEM_BYTES) // 2)
+                if items > most and items > (most := max(most, max(map(len, commands), default=0))):
+                    message = f"a reply with more than {most:,} items"
+                    raise MalformedReplyError(message)
             following = end + 2
             if kind in _WITH_LENGTH and (length := _number(number)) >= 0:
                 following += length + 2

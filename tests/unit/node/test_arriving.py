@@ -107,3 +107,17 @@ def test_every_line_ends(begin: bytes) -> None:
     """Also one in a list, after another reply, or after a line feed."""
     with pytest.raises(MalformedReplyError, match="a line of a reply does not end"):
         check(begin + b"x" * 3_000_000, [65_536])
+
+
+@pytest.mark.parametrize("sizes", [[10**9], [65_536], [7]], ids=str)
+@pytest.mark.parametrize("item", [b"*999999\r\n", b"*2\r\n+a\r\n*10000\r\n"], ids=str)
+def test_long_lists_in_lists_are_refused(item: bytes, sizes: list[int]) -> None:
+    """Each of a few bytes would get megabytes, as the first item of the one before."""
+    with pytest.raises(MalformedReplyError, match="a reply with more than 1,000,000 items"):
+        check(item * 1000, list(sizes))
+
+
+def test_many_long_lists_may_follow_one_another() -> None:
+    """Each is complete before the next one begins, and the shortest item has three bytes."""
+    item = b"*2\r\n+0\r\n*100000\r\n" + b"_\r\n" * 100_000
+    check(item * 21 + b"*2\r\n+0\r\n*1000000\r\n", [65_000])

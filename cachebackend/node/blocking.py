@@ -183,10 +183,10 @@ class Connection:
                 if not data:
                     raise NodeClosedError
                 self._arriving.check(data, commands or (command,))
-                pace.received(len(data))
                 received += len(data)
                 check_reply_bytes(received, command)
                 self._feed(data)
+                pace.received(len(data))  # last: who reads on after a TimeoutError must not miss bytes
         except UNREADABLE as error:
             raise_interrupt(error)
             raise MalformedReplyError(repr(error)) from error

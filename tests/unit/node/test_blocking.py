@@ -12,6 +12,7 @@ import pytest
 
 from cachebackend.clock import SystemClock
 from cachebackend.node.blocking import CHECK_AFTER_SECONDS, IDLE_SECONDS, BlockingPool, Connection
+from cachebackend.node.pace import Pace
 
 #: Signals after which a call that still waits has no limit: ten times its timeout.
 SIGNALS = 200
@@ -138,3 +139,19 @@ def test_an_idle_connection_that_the_node_has_closed_is_not_used(handshake: Any)
     pool.release(closed)
     clock.seconds += 2 * CHECK_AFTER_SECONDS
     assert pool.take() is not closed
+
+
+def test_bytes_that_come_too_late_are_not_lost(handshake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracking thread reads on after a timeout: without them a PONG would take the place of a key."""
+    connection = Connection(handshake, TIMEOUT)
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pace, "received", late)
+        handshake.nodes[0].sendall(b"*2\r\n$1\r\na\r\n")
+        with pytest.raises(TimeoutError):
+            connection.read((b"PING",))
+    handshake.nodes[0].sendall(b"$1\r\nb\r\n")
+    assert connection.read((b"PING",)) == [b"a", b"b"]

@@ -30,8 +30,9 @@ _TEXTS = frozenset(b"+-(,")
 _TEXT_LINE_BYTES, _LINE_BYTES = 65_536, 24
 #: The fewest bytes of an element.
 _ITEM_BYTES = 3
-#: Bytes that are kept until they are followed: the value that they are a part of may be long.
-_KEPT_BYTES = 1024**2
+#: Bytes, and pieces of them, that are kept until they are followed: the value that they are a part of may be
+#: long. A piece of one byte takes forty.
+_KEPT_BYTES, _KEPT_PIECES = 1024**2, 1000
 
 
 class Arriving:
@@ -84,7 +85,8 @@ class Arriving:
         self._edge = data[-_LINE_BYTES:] if len(data) >= _LINE_BYTES else edge[-_LINE_BYTES:]
         self._chunks.append(data)
         self._kept += len(data)
-        if _LONG_LIST.search(edge) or _LONG_LIST.search(data) or self._kept > _KEPT_BYTES:
+        is_long = self._kept > _KEPT_BYTES or len(self._chunks) > _KEPT_PIECES
+        if is_long or _LONG_LIST.search(edge) or _LONG_LIST.search(data):
             self._follow(commands)
 
     def _follow(self, commands: Iterable[Command]) -> None:

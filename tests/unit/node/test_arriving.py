@@ -85,6 +85,15 @@ def test_what_is_kept_is_bounded() -> None:
     assert arriving._chunks == [b""]
 
 
+def test_the_pieces_that_are_kept_are_bounded() -> None:
+    """A value that arrives byte by byte is not kept either."""
+    arriving = Arriving()
+    for byte in b"$500000000\r\n" + b"x" * 2000:
+        arriving.check(bytes([byte]), GET)
+        assert len(arriving._chunks) <= 1001
+    assert arriving._chunks == [b""]
+
+
 @pytest.mark.parametrize("text", [b"$x", b"*", b"$1_0", b"*" + b"0" * 30])
 def test_a_declaration_without_a_number_is_refused(text: bytes) -> None:
     """What follows it cannot be followed."""

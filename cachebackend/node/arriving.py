@@ -70,7 +70,7 @@ class Arriving:
 
         Raises:
             MalformedReplyError: They declare a list with more items than the reply to any command has, or
-                lists in lists that have so many together, or a line is too long.
+                lists in lists that have more together, or a line is too long.
         """
         self._received += len(data)
         if self._line is not None:

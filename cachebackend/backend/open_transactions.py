@@ -251,7 +251,7 @@ class OpenTransaction:
 
         def close_and_forget() -> None:
             close()
-            # Django does not close SQLite in memory, and cannot close a connection of another thread
+            # Django leaves SQLite in memory open: its transaction continues
             if self.connection.connection is None or self.connection.closed_in_transaction:
                 self._begin(is_committed=False)
 
@@ -339,7 +339,7 @@ def is_unmanaged(connection: BaseDatabaseWrapper) -> bool:
 
 
 def any_may_keep_snapshot() -> bool:
-    """Return whether this process has connections of which one may be that ``keeps_snapshot``."""
+    """Return whether this process has connections to SQLite, for which ``keeps_snapshot`` must be asked."""
     return bool(_of_sqlite)
 
 
@@ -353,9 +353,9 @@ def keeps_snapshot(connection: Any) -> bool:
         2. writer    COMMIT, DEL key
         3. reader    acquires the lease, and reads the old row
 
-    SQLite says whether a statement is open only by refusing to replace a function. To ask it from another
-    thread could hang: it waits for a statement of that thread, which may wait for Python. Call it in the
-    thread of the connection.
+    SQLite refuses to replace a function while a statement is open; nothing else shows it. Ask in the thread
+    of the connection: in another one the question could hang, because SQLite waits for the statement, and the
+    statement may wait for Python.
     """
     driver = connection.connection
     if connection.vendor != "sqlite" or driver is None:

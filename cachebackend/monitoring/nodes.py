@@ -178,8 +178,8 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
 def _of_shard(client: RingClient, figures: NodeFigures) -> NodeFigures:
     """Return the figures of a node, with address, slots and replicas if it is a shard.
 
-    The endpoint of a shard is that of the whole cluster, at which nobody can start a server. One that was not
-    read yet has the addresses of the URL as its name.
+    The endpoint of a shard names the whole cluster, and not an address at which a server could be started. A
+    shard that was not read yet has the addresses of the URL as its name.
     """
     node = client.nodes[figures.index]
     if not isinstance(node, ShardNode):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 
-__all__ = ["commands_by_key", "is_of_many_keys", "joined_reply", "key_of"]
+__all__ = ["commands_by_key", "is_of_many_keys", "joined_reply", "key_of", "number_of_keys"]
 
 
 def is_of_many_keys(command: Command) -> bool:
@@ -23,6 +23,11 @@ def is_of_many_keys(command: Command) -> bool:
 def key_of(command: Command) -> bytes:
     """Return the key of a command that has one key."""
     return bytes(command[3 if command.__class__ is ScriptCall else 1])  # type: ignore[arg-type]  # keys are bytes
+
+
+def number_of_keys(command: Command) -> int:
+    """Return how many keys a command of several keys has."""
+    return len(command.keys) if isinstance(command, ScriptCall) else len(command) - 1
 
 
 def commands_by_key(command: Command) -> list[Command]:
@@ -44,7 +49,9 @@ def joined_reply(command: Command, replies: Sequence[Reply]) -> Reply:
     Returns:
         If one of them is an error, it is the reply. The error of a server that did not answer comes first.
     """
-    errors = [reply for reply in replies if isinstance(reply, RingCacheError)]
+    errors: list[RingCacheError] = []
+    if not _NO_ERROR.issuperset(map(type, replies)):
+        errors = [reply for reply in replies if isinstance(reply, RingCacheError)]
     if errors:
         return next((error for error in errors if isinstance(error, NodeUnavailableError)), errors[0])
     return list(replies) if command[0] == b"MGET" else sum(replies)
@@ -52,3 +59,5 @@ def joined_reply(command: Command, replies: Sequence[Reply]) -> Reply:
 
 #: Redis' own commands of several keys, and the command of one key.
 _PLAIN = {b"DEL": b"DEL", b"EXISTS": b"EXISTS", b"MGET": b"GET"}
+#: The types of replies to these commands, and to scripts, except for errors.
+_NO_ERROR = frozenset({bytes, int, type(None)})

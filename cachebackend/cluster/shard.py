@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from cachebackend.clock import Clock
-from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply, key_of
+from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply, key_of, number_of_keys
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
 from cachebackend.effects import Command, Reply, ScriptCall
@@ -336,10 +336,12 @@ def _joined(commands: Sequence[Command], replies: Sequence[Reply]) -> list[Reply
     """Return the reply to each command, from the replies to ``_divided``."""
     if len(commands) == len(replies):
         return list(replies)
-    joined, rest = [], iter(replies)
+    joined, done = [], 0
     for command in commands:
-        parts = [next(rest) for _ in _parts(command)]
-        joined.append(joined_reply(command, parts) if is_of_many_keys(command) else parts[0])
+        number = number_of_keys(command) if is_of_many_keys(command) else 1
+        parts = replies[done : done + number]
+        joined.append(joined_reply(command, parts) if number > 1 else parts[0])
+        done += number
     return joined
 
 

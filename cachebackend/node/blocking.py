@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
@@ -152,15 +153,33 @@ class Connection:
                 The replies before may belong to other commands, too.
             OSError: The connection failed or the node took too long.
         """
-        pace = Pace(self._timeout)
-        for command in commands:
-            reply = self.read(command, pace, commands)
-            pace.completed()
-            if not fits(command, reply):
-                raise misfit(command)
-            yield reply
+        pace, read = Pace(self._timeout), 0
+        while read < len(commands):
+            found = [self.read(commands[read], pace, commands)]
+            if self._has_data():
+                found += self._arrived(len(commands) - read - 1)
+            for command, reply in zip(commands[read:], found, strict=False):
+                if not ((reply.__class__ is bytes and command[0] in TEXT_COMMANDS) or fits(command, reply)):
+                    raise misfit(command)
+                yield reply
+            pace.completed(len(found))
+            read += len(found)
         if self._has_data():
             raise surplus()
+
+    def _arrived(self, most: int) -> list[Reply]:
+        """Return the replies, at most ``most``, that have arrived completely with the one that was read last.
+
+        Raises:
+            MalformedReplyError: The node sent no reply.
+        """
+        try:
+            found = list(islice(iter(self._gets, INCOMPLETE), most))
+        except UNREADABLE as error:
+            raise_interrupt(error)
+            raise MalformedReplyError(repr(error)) from error
+        self._end_reply()
+        return found
 
     def read(self, command: Command, pace: Pace | None = None, commands: Sequence[Command] = ()) -> Reply:
         """Return the next reply, of any shape; ``command`` bounds its length.
@@ -190,11 +209,15 @@ class Connection:
         except UNREADABLE as error:
             raise_interrupt(error)
             raise MalformedReplyError(repr(error)) from error
+        self._end_reply()
+        return reply
+
+    def _end_reply(self) -> None:
+        """Record that a reply was read, and whether more has arrived with it."""
         if self._has_data():
             self._arriving.more()
         else:
             self._arriving.end()
-        return reply
 
     @property
     def is_stale(self) -> bool:

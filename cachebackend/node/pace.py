@@ -55,6 +55,6 @@ class Pace:
         if now - self._begun > allowed_seconds(self._received, self._timeout):
             raise TimeoutError
 
-    def completed(self) -> None:
-        """Count a complete reply."""
-        self._received += REPLY_BYTES
+    def completed(self, replies: int) -> None:
+        """Count complete replies."""
+        self._received += replies * REPLY_BYTES

@@ -55,11 +55,11 @@ def test_many_replies_may_take_longer_than_one(clock: Moments) -> None:
     for _ in range(5 * BYTES_A_TIMEOUT // REPLY_BYTES):
         clock.at += REPLY_BYTES / BYTES_A_TIMEOUT
         exchange.received(5)
-        exchange.completed()
+        exchange.completed(1)
     slow = Pace(1.0)
     for _ in range(2):
         slow.received(5)
-        slow.completed()
+        slow.completed(1)
         clock.at += 0.8
     with pytest.raises(TimeoutError):
         slow.received(5)

@@ -139,6 +139,27 @@ def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
         yield (
             f"node {name!r} never evicts keys without a timeout (maxmemory-policy {policy}); set allkeys-lfu"
         )
+    yield from _file_faults(name, info)
+
+
+def _file_faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
+    """Yield that a node has started with the keys of a file, or will: deletes since then are undone.
+
+    A server that replicates, or was promoted, saves and loads files for that, which is no fault.
+    """
+    replicates = info.get("connected_slaves", "0") != "0" or info.get("second_repl_offset", "-1") != "-1"
+    if replicates or info.get("role") != "master":
+        return
+    if protocol.number_of(info, "rdb_last_load_keys_loaded"):
+        yield (
+            f"node {name!r} has started with the keys of a file, and may serve what was deleted since: clear "
+            'it; set save to "" and appendonly to no, and remove the file'
+        )
+    elif protocol.number_of(info, "rdb_saves"):
+        yield (
+            f"node {name!r} saves its keys to a file: after a restart it would serve what was deleted since; "
+            'set save to ""'
+        )
 
 
 def _clock_faults(infos: Mapping[str, Mapping[str, str]], now: float) -> Iterator[str]:

@@ -145,7 +145,7 @@ def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
 def _file_faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
     """Yield that a node has started with the keys of a file, or will: deletes since then are undone.
 
-    A server that replicates, or was promoted, saves and loads files for that, which is no fault.
+    A server that replicates, or was promoted, saves and loads files for that, which is right.
     """
     replicates = info.get("connected_slaves", "0") != "0" or info.get("second_repl_offset", "-1") != "-1"
     if replicates or info.get("role") != "master":

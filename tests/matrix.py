@@ -68,7 +68,7 @@ LIBRARY = (
 NODES = ("tests/integration", "tests/interleavings")
 DATABASES = ("tests/integration",)
 #: Files of which every test needs Postgres; a single test that needs it has a marker.
-POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers.py", "*test_large_batches.py")
+POSTGRES_ONLY = ("*writebehind*", "*queue*", "*test_triggers*", "*test_large_batches.py")
 #: A pool and a pooler keep the test database open, so it cannot be dropped. The tests of poolers start one.
 POOLED = (*DATABASES, "--ignore=tests/integration/test_poolers.py", "--reuse-db")
 WITHOUT_POSTGRES = (*DATABASES, *(f"--ignore-glob={name}" for name in POSTGRES_ONLY))

@@ -14,7 +14,13 @@ from cachebackend.backend.fill_rules import Changes
 from cachebackend.backend.open_transactions import OpenTransaction
 from cachebackend.invalidation import transactions
 from cachebackend.protocol import Unfilled
-from tests.integration import test_fill_rules
+from tests.integration import (
+    fill_readers,
+    test_fill_rules,
+    test_fills_after_raw_sql,
+    test_fills_after_rollbacks,
+    test_fills_from_snapshots,
+)
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
 
@@ -23,7 +29,7 @@ pytestmark = [
     pytest.mark.usefixtures("empty_nodes", "lease_on_get"),
     pytest.mark.postgres,
 ]
-lease_on_get = test_fill_rules.lease_on_get
+lease_on_get = fill_readers.lease_on_get
 Patch = pytest.MonkeyPatch
 #: Breaks a rule.
 Mutant: TypeAlias = Callable[[Patch], None]
@@ -142,28 +148,32 @@ def changed_by_the_loader(*_: Any) -> None:
 
 
 def snapshot(author: Author, _: Any, read: Any) -> None:
-    test_fill_rules.test_a_snapshot_is_not_stored(author, read, "REPEATABLE READ")
+    test_fills_from_snapshots.test_a_snapshot_is_not_stored(author, read, "REPEATABLE READ")
 
 
 def raw(author: Author, reader: Any, read: Any) -> None:
-    test_fill_rules.test_what_raw_sql_has_changed_is_not_stored(author, reader, read)
+    test_fills_after_raw_sql.test_what_raw_sql_has_changed_is_not_stored(author, reader, read)
 
 
 def unseen(author: Author, reader: Any, read: Any) -> None:
-    rename = test_fill_rules.rename_by_driver
-    test_fill_rules.test_what_no_statement_shows_is_not_stored(author, rename, reader, read)
+    rename = test_fills_after_raw_sql.rename_by_driver
+    test_fills_after_raw_sql.test_what_no_statement_shows_is_not_stored(author, rename, reader, read)
 
 
 def past_django(author: Author, reader: Any, read: Any) -> None:
-    test_fill_rules.test_what_a_transaction_past_django_has_changed_is_not_stored(author, reader, read)
+    test_fills_after_raw_sql.test_what_a_transaction_past_django_has_changed_is_not_stored(
+        author, reader, read
+    )
 
 
 def savepoint(author: Author, reader: Any, read: Any) -> None:
-    test_fill_rules.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(author, reader, read)
+    test_fills_after_raw_sql.test_a_savepoint_does_not_hide_what_raw_sql_changed_before_it(
+        author, reader, read
+    )
 
 
 def savepoint_of_the_same_name(author: Author, reader: Any, read: Any) -> None:
-    test_fill_rules.test_a_savepoint_of_the_same_name_hides_no_changes(author, reader, read)
+    test_fills_after_raw_sql.test_a_savepoint_of_the_same_name_hides_no_changes(author, reader, read)
 
 
 def refreshed(author: Author, *_: Any) -> None:
@@ -171,23 +181,23 @@ def refreshed(author: Author, *_: Any) -> None:
 
 
 def lost(author: Author, *_: Any) -> None:
-    test = test_fill_rules.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
-    test(author, test_fill_rules.rolled_back, False)
+    test = test_fills_after_rollbacks.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
+    test(author, test_fills_after_rollbacks.rolled_back, False)
 
 
 def lost_to_a_savepoint(author: Author, *_: Any) -> None:
-    test = test_fill_rules.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
-    test(author, test_fill_rules.rolled_back_to_a_savepoint, False)
+    test = test_fills_after_rollbacks.test_a_value_of_a_transaction_that_was_rolled_back_is_not_set
+    test(author, test_fills_after_rollbacks.rolled_back_to_a_savepoint, False)
 
 
 def lost_by_the_loader(author: Author, *_: Any) -> None:
-    test_fill_rules.test_a_loader_that_rolls_back_what_it_wrote_is_not_stored(
-        author, test_fill_rules.rolled_back
+    test_fills_after_rollbacks.test_a_loader_that_rolls_back_what_it_wrote_is_not_stored(
+        author, test_fills_after_rollbacks.rolled_back
     )
 
 
-ROWS, LOADERS = test_fill_rules.Rows, test_fill_rules.GetOrSet
-LEASES = test_fill_rules.LeaseOnGet
+ROWS, LOADERS = fill_readers.Rows, fill_readers.GetOrSet
+LEASES = fill_readers.LeaseOnGet
 CASES: list[tuple[Mutant, Test, Any]] = [
     (no_look_at_changes, changed, LOADERS),
     (no_look_at_changes, changed, LEASES),

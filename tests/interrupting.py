@@ -30,6 +30,7 @@ from django.db import IntegrityError, OperationalError
 from cachebackend.errors import InterruptLostError
 
 __all__ = [
+    "FORGOTTEN_THREADS",
     "LIMITS",
     "Interruption",
     "SoftLimitError",
@@ -47,6 +48,11 @@ WATCHED = ("/cachebackend/", "/redis/", "/threading.py", "/queue.py")
 #: Functions that replace a method of Django. Interrupted when they begin, they have no effect, as the method
 #: has none then. This is the one place where callbacks after a commit are lost.
 OF_DJANGO = ("set_autocommit_with_deletes", "run_deletes_and_callbacks")
+#: Of a test that interrupts code that starts threads. If ``Thread.start`` is interrupted when the thread has
+#: just started, Python forgets the thread, which then ends with a KeyError before it runs anything.
+FORGOTTEN_THREADS = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in thread started by:pytest.PytestUnraisableExceptionWarning"
+)
 #: How the names of the instructions begin after which Python runs signal handlers.
 _CHECKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 _SIGNAL = signal.SIGUSR1

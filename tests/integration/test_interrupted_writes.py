@@ -21,7 +21,7 @@ from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
 from tests.integration.test_interrupts import check_client, check_node
 from tests.integration.write_behind import drain_all, one_partition
-from tests.interrupting import SoftLimitError, handler, interrupted_everywhere
+from tests.interrupting import FORGOTTEN_THREADS, SoftLimitError, handler, interrupted_everywhere
 from tests.shop.models import Author, Meter
 
 __all__ = ["handler"]
@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("handler", "empty_nodes"),
     pytest.mark.postgres,
+    FORGOTTEN_THREADS,
 ]
 #: One in ``STEP`` places of a write is interrupted: a write has thousands.
 STEP = 97

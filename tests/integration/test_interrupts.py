@@ -18,7 +18,7 @@ from cachebackend.node import Node
 from cacheproject.services import Services
 from tests.fix_services import connections_of
 from tests.integration.held_node import NODE, node_of, owner
-from tests.interrupting import LIMITS, handler, interrupt, interrupted_everywhere
+from tests.interrupting import FORGOTTEN_THREADS, LIMITS, handler, interrupt, interrupted_everywhere
 from tests.waits import wait_until
 
 __all__ = ["handler"]
@@ -29,6 +29,7 @@ VALUES = {key: f"value of {key}" for key in KEYS}
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
     pytest.mark.usefixtures("handler"),
+    FORGOTTEN_THREADS,
 ]
 
 

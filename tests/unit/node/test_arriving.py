@@ -44,7 +44,7 @@ def test_a_long_list_is_refused_wherever_it_is_declared(before: bytes, sizes: li
         sizes = [1000]
     with pytest.raises(MalformedReplyError, match="a reply with more than 1,000,000 items"):
         check(before + LONG, list(sizes))
-    check(before + b"*1000000\r\n", list(sizes))
+    check(before + b"*999000\r\n", list(sizes))
 
 
 @pytest.mark.parametrize("kind", [b"*", b"%", b"~", b">", b"|"])
@@ -119,14 +119,36 @@ def test_every_line_ends(begin: bytes) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[10**9], [65_536], [7]], ids=str)
-@pytest.mark.parametrize("item", [b"*999999\r\n", b"*2\r\n+a\r\n*10000\r\n"], ids=str)
+@pytest.mark.parametrize(
+    "item", [b"*999999\r\n", b"*2\r\n+a\r\n*10000\r\n", b"*9999\r\n", b"*100\r\n", b"%500\r\n"], ids=str
+)
 def test_long_lists_in_lists_are_refused(item: bytes, sizes: list[int]) -> None:
-    """Each of a few bytes would get megabytes, as the first item of the one before."""
+    """Each of a few bytes would get kilobytes or megabytes, as the first item of the one before."""
     with pytest.raises(MalformedReplyError, match="a reply with more than 1,000,000 items"):
-        check(item * 1000, list(sizes))
+        check(item * 10_100, list(sizes))
+
+
+@pytest.mark.parametrize(
+    "item", [b"*0\r\n", b"*1\r\n*0\r\n", b"*2\r\n:1\r\n:2\r\n", b"%1\r\n+a\r\n+b\r\n"], ids=str
+)
+def test_many_short_lists_in_a_list_are_refused(item: bytes) -> None:
+    """An empty list of four bytes takes eighty."""
+    with pytest.raises(MalformedReplyError, match="a reply with more than 1,000,000 items"):
+        check(b"*2000\r\n" + (b"*1000\r\n" + item * 1000) * 2000, [65_536])
+
+
+def test_what_is_allocated_before_it_is_refused_is_bounded() -> None:
+    """Lists of few items, each in the one before, may declare some items for each byte, and no more."""
+    for item in (b"*1\r\n", b"*9\r\n", b"*99\r\n", b"*999\r\n", b"*9999\r\n"):
+        arriving, declared = Arriving(), 0
+        with pytest.raises(MalformedReplyError, match="items"):
+            while True:
+                arriving.check(item * 1000, GET)
+                declared += 1000 * int(item[1:])
+        assert declared < 11 * MAX_ITEMS
 
 
 def test_many_long_lists_may_follow_one_another() -> None:
-    """Each is complete before the next one begins, and the shortest item has three bytes."""
+    """Each is a part of another reply."""
     item = b"*2\r\n+0\r\n*100000\r\n" + b"_\r\n" * 100_000
-    check(item * 21 + b"*2\r\n+0\r\n*1000000\r\n", [65_000])
+    check(item * 21 + b"*2\r\n+0\r\n*999998\r\n", [65_000])

@@ -33,6 +33,8 @@ _TEXT_LINE_BYTES, _LINE_BYTES = 65_536, 24
 #: Bytes, and pieces of them, that are kept until they are followed: the value that they are a part of may be
 #: long. A piece of one byte takes forty.
 _KEPT_BYTES, _KEPT_PIECES = 512 * 1024, 1000
+#: The most bytes of a first piece that is nearly always all of the reply.
+_SHORT_BYTES = 4096
 
 
 def _declaration() -> re.Pattern[bytes]:
@@ -55,13 +57,24 @@ _DECLARATION = _declaration()
 class Arriving:
     """The bytes that have arrived of the replies on one connection, since the last one was complete."""
 
-    __slots__ = ("_chunks", "_declared", "_edge", "_items", "_kept", "_line", "_missing", "_skipped")
+    __slots__ = (
+        "_chunks",
+        "_declared",
+        "_edge",
+        "_first",
+        "_items",
+        "_kept",
+        "_line",
+        "_missing",
+        "_skipped",
+    )
 
     def __init__(self) -> None:
-        self.end()
+        self._reset()
 
-    def end(self) -> None:
-        """Record that a reply is complete, and that nothing of the next one has arrived."""
+    def _reset(self) -> None:
+        #: All that has arrived, if it is one piece that declares no list; None: it is more.
+        self._first: bytes | None = b""
         #: What was not followed: the bytes, how many they are, and the items that they may declare.
         self._chunks: list[bytes] = []
         self._kept = self._declared = 0
@@ -74,6 +87,13 @@ class Arriving:
         self._items, self._missing = 0, 1
         #: How many of the next bytes belong to a value.
         self._skipped = 0
+
+    def end(self) -> None:
+        """Record that a reply is complete, and that nothing of the next one has arrived."""
+        if self._first is None:
+            self._reset()
+        else:
+            self._first, self._line = b"", b""
 
     def more(self) -> None:
         """Record that a reply is complete, and that bytes of the next one have arrived with it."""
@@ -90,6 +110,12 @@ class Arriving:
             MalformedReplyError: The lists of a reply declare more items together than the reply to any
                 command has, or a line is too long.
         """
+        if self._first is not None:
+            is_short = not self._first and len(data) <= _SHORT_BYTES
+            if is_short and b"\n" in data and not _DECLARATION.search(data):
+                self._first = data  # nearly always all; a further piece is checked together with it
+                return
+            data, self._first = self._first + data, None
         if self._line is not None:
             self._line = _checked_line(self._line + data)
         if self._skipped:

@@ -14,7 +14,6 @@ import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 
 from cachebackend.clock import Clock
 from cachebackend.effects import Command, Reply
@@ -170,11 +169,18 @@ class Connection:
     def _arrived(self, most: int) -> list[Reply]:
         """Return the replies, at most ``most``, that have arrived completely with the one that was read last.
 
+        The parser says whether it has data only between replies: it may keep the first line of one elsewhere.
+
         Raises:
             MalformedReplyError: The node sent no reply.
         """
+        found: list[Reply] = []
         try:
-            found = list(islice(iter(self._gets, INCOMPLETE), most))
+            while len(found) < most and self._has_data():
+                reply = self._gets()
+                if reply is INCOMPLETE:
+                    return found
+                found.append(reply)
         except UNREADABLE as error:
             raise_interrupt(error)
             raise MalformedReplyError(repr(error)) from error

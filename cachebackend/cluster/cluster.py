@@ -26,6 +26,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.errors import NodeReplyError, RedirectedError, RingCacheError, UnservedSlotError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
+from cachebackend.node.endpoint import Address
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
@@ -107,9 +108,7 @@ class Cluster:
         _CLUSTERS.add(self)
 
     def _new_node(self) -> ShardNode:
-        address = NodeAddress(
-            self._address.endpoint, 1.0, self._address.node_url("cluster", 1), self._password
-        )
+        address = NodeAddress(self._address.endpoint, 1.0, self._address.login_url, self._password)
         node = ShardNode(self, address, *self._timeouts, self._clock)
         node.endpoint = ENDPOINT
         return node
@@ -303,8 +302,8 @@ class Cluster:
         return [self._node_at(server) for server in replicas]
 
     def _node_at(self, server: Server) -> Node:
-        url = self._address.node_url(server.host, server.port)
-        return Node(NodeAddress(server.name, 1.0, url, self._password), *self._timeouts, self._clock)
+        address = NodeAddress(server.name, 1.0, self._address.login_url, self._password)
+        return Node(address, *self._timeouts, self._clock, Address(server.host, server.port))
 
     def redis(self, key: bytes) -> RedisClient:
         """Return a redis-py client of the server that has a key; it follows redirections.
@@ -317,7 +316,8 @@ class Cluster:
         return SlotClient(self, cluster_slot(key), self._client_at)
 
     def _client_at(self, host: str, port: int) -> RedisClient:
-        return Handshake(self._address.node_url(host, port), *self._timeouts, self._password).client()
+        url, address = self._address.login_url, Address(host, port)
+        return Handshake(url, *self._timeouts, self._password, address).client()
 
     def primary_of(self, slot: int) -> tuple[str, int]:
         """Return host and port of the server that has a slot; read the topology if it was not read yet.

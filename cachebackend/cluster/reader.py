@@ -9,6 +9,7 @@ from cachebackend.cluster.topology import QUESTIONS, Server, Topology, read_topo
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.blocking import Connection
+from cachebackend.node.endpoint import Address
 from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, Password, host_text
@@ -75,7 +76,8 @@ class TopologyReader:
         return best
 
     def _ask(self, host: str, port: int) -> Topology:
-        handshake = Handshake(self._address.node_url(host, port), *self._timeouts, self._password)
+        url, address = self._address.login_url, Address(host, port)
+        handshake = Handshake(url, *self._timeouts, self._password, address)
         with closing(Connection(handshake, self._timeouts[1])) as connection:
             connection.send(QUESTIONS)
             return read_topology(list(connection.replies(QUESTIONS)), host, self._address_map)

@@ -7,14 +7,14 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.options import SENTINEL_SCHEME, sentinel_address
+from cachebackend.options import SENTINEL_SCHEME, host_text, is_host, sentinel_address
 from cachebackend.threads import is_thread_refused
 
-__all__ = ["Endpoint", "Locator"]
+__all__ = ["Address", "Endpoint", "Locator"]
 
 P = TypeVar("P", bound=asyncio.Protocol)
 _VERIFIES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -50,6 +50,21 @@ class Locator(Protocol):
     async def primary_async(self) -> tuple[str, int]:
         """Return host and port, in the running event loop; raises as ``primary`` does."""
         ...
+
+
+class Address(NamedTuple):
+    """An address that another server has named. It is not put into a URL: it may be any text and number."""
+
+    host: str
+    port: int
+
+    def primary(self) -> tuple[str, int]:
+        """Return host and port."""
+        return self
+
+    async def primary_async(self) -> tuple[str, int]:
+        """Return host and port."""
+        return self
 
 
 class Endpoint:
@@ -137,12 +152,14 @@ class Endpoint:
         """Return host and port; behind Sentinel and in a cluster, those of the present primary.
 
         Raises:
-            OSError: The primary is not known.
+            OSError: The primary is not known, or has an address that none can be reached at.
         """
-        return (self._host, self._port) if self._locator is None else self._locator.primary()
+        return (self._host, self._port) if self._locator is None else _checked(*self._locator.primary())
 
     async def _address_async(self) -> tuple[str, int]:
-        return (self._host, self._port) if self._locator is None else await self._locator.primary_async()
+        if self._locator is None:
+            return self._host, self._port
+        return _checked(*await self._locator.primary_async())
 
     @property
     def may_move(self) -> bool:
@@ -166,6 +183,18 @@ class Endpoint:
         return context
 
 
+def _checked(host: str, port: int) -> tuple[str, int]:
+    """Return an address that another server has named.
+
+    Raises:
+        ConnectionError: It would make ``getaddrinfo`` or ``connect`` raise another error.
+    """
+    if not (is_host(host) and 0 < port < 65_536):
+        message = f"{host_text(host, port)!r} cannot be the address of a server"
+        raise ConnectionError(message)
+    return host, port
+
+
 def _connected(family: int, address: Any, timeout: float) -> socket.socket:
     sock = _Socket(family, socket.SOCK_STREAM)
     try:
@@ -184,7 +213,3 @@ def _naming(host: str) -> Iterator[None]:
         yield
     except socket.gaierror as error:
         raise socket.gaierror(error.errno, f"{error.strerror}: {host}") from error
-    except UnicodeError as error:  # a host that a server has named, and that is not a host's name
-        raise_interrupt(error)
-        message = f"{host!r} cannot be the name of a host"
-        raise ConnectionError(message) from error

@@ -9,7 +9,7 @@ Django's settings (``conf`` does), and never connects.
 from cachebackend.options.address_map import AddressMap
 from cachebackend.options.cluster import ClusterAddress, parse_location
 from cachebackend.options.faults import Faults
-from cachebackend.options.host import host_text
+from cachebackend.options.host import host_text, is_host
 from cachebackend.options.node_lists import change_faults
 from cachebackend.options.project import ProjectOptions
 from cachebackend.options.ring import RingOptions
@@ -33,6 +33,7 @@ __all__ = [
     "change_faults",
     "host_text",
     "is_encodable",
+    "is_host",
     "parse_location",
     "parse_node",
     "parse_nodes",

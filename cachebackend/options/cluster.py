@@ -78,6 +78,11 @@ class ClusterAddress:
         )
 
     @property
+    def login_url(self) -> str:
+        """The URL of a server whose address is not known yet: host and port are placeholders."""
+        return self.node_url("cluster", 1)
+
+    @property
     def public_url(self) -> str:
         """The URL for logs and pages: user and passwords are masked."""
         scheme = CLUSTER_TLS_SCHEME if self.is_tls else CLUSTER_SCHEME

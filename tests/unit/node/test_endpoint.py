@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cachebackend.node.endpoint import Endpoint
+from cachebackend.node.endpoint import Address, Endpoint
 from cachebackend.node.sentinels import Sentinels
 from tests.threadless import threadless
 
@@ -84,3 +84,13 @@ def test_a_host_that_cannot_be_looked_up_without_threads_is_a_failed_connection(
 
     with pytest.raises(ConnectionError, match="can't start new thread"):
         asyncio.run(connect())
+
+
+@pytest.mark.parametrize("address", [("a\0b", 1), ("..", 1), ("h", 0), ("h", 65_536), ("h", -1)])
+def test_an_address_that_cannot_be_one_is_a_failed_connection(address: tuple[str, int]) -> None:
+    """Another server has named it. The same in an event loop."""
+    endpoint = Endpoint("redis://h", 2.0, 2.0, Address(*address))
+    with pytest.raises(ConnectionError, match="cannot be the address of a server"):
+        endpoint.connect()
+    with pytest.raises(ConnectionError, match="cannot be the address of a server"):
+        asyncio.run(endpoint.connect_async(asyncio.Protocol))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import Server, Shard
+from cachebackend.cluster.topology import MAX_SHARDS, Server, Shard
 from cachebackend.node import Node
 
 __all__ = ["Members"]
+
+#: The most nodes of one cluster: shards that own slots, others that have owned them, servers without slots.
+MAX_MEMBERS = 3 * MAX_SHARDS
 
 
 class Members:
@@ -35,7 +38,7 @@ class Members:
         self.nodes = nodes
         self.shards: Mapping[int, ShardNode] = {}
         self._new_node, self._prepare = new_node, prepare
-        #: The index of the shard of each server that was ever seen, by the server's ID.
+        #: The index of the shard of each server that was seen, by the server's ID.
         self._shard_of: dict[str, int] = {}
 
     def add(self) -> int:
@@ -57,6 +60,8 @@ class Members:
         indexed = self._indexed(shards, owners)
         for index in self.shards.keys() - {index for index, _ in indexed}:
             self.shards[index].replicas = ()  # no topology names them; each may be a primary of its own now
+        if len(self._shard_of) > MAX_MEMBERS:
+            self._shard_of.clear()  # nearly all of them have gone
         for index, shard in indexed:
             self.shards[index].become(shard)
             for server in (shard.primary, *shard.replicas):
@@ -67,14 +72,16 @@ class Members:
         """Return the index of a node that has no server yet, or no slots any more; add one if there is none.
 
         A server that owns no slots yet, and is asked for keys that move to it, serves already. The node of
-        another server is ejected when it follows the new one, until that has got what was missed.
+        another server is ejected when it follows the new one, until that has got what was missed. Of too
+        many nodes, one of a server without slots is free.
 
         Args:
             owners: The indexes of the nodes that own slots.
             taken: Further indexes that are not free.
         """
+        is_full = len(self.shards) >= MAX_MEMBERS
         for index, node in self.shards.items():
-            is_former = node.server is None or (node.server.id and index not in owners)
+            is_former = node.server is None or ((node.server.id or is_full) and index not in owners)
             if is_former and index not in taken:
                 return index
         return self.add()

@@ -12,6 +12,7 @@ from cachebackend.replies import pairs
 from cachebackend.ring import CLUSTER_SLOTS
 
 __all__ = [
+    "MAX_SHARDS",
     "QUESTIONS",
     "SHARDS",
     "UNNAMED",
@@ -28,6 +29,9 @@ QUESTIONS: tuple[Command, Command] = ((b"CLUSTER", b"INFO"), (b"CLUSTER", b"SLOT
 SHARDS: Command = (b"CLUSTER", b"SHARDS")
 #: The host of a server that has no hostname, if the cluster prefers hostnames.
 UNNAMED = "?"
+#: The most primaries that own slots, or that do not: each is a node, and a probe of it is a thread.
+#: Source: https://valkey.io/blog/1-billion-rps/: a cluster has up to 2,000 servers.
+MAX_SHARDS = 2000
 _NO_CLUSTER = "cluster support disabled"
 
 
@@ -94,7 +98,8 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
         address_map: Translates each address.
 
     Raises:
-        RingCacheError: The server is not in cluster mode, or reported an error.
+        RingCacheError: The server is not in cluster mode, reported an error, or more primaries than any
+            cluster has.
     """
     for reply in replies:
         if isinstance(reply, RingCacheError):
@@ -110,6 +115,7 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
         known = shards.get(server.id)
         slots = (*(known.slots if known else ()), (first, last))
         shards[server.id] = Shard(server, tuple(_server(each, host, address_map) for each in replicas), slots)
+        _check_count(len(shards))
     return Topology(
         _number(state.get("cluster_current_epoch", "")),
         state.get("cluster_state") == "ok",
@@ -129,6 +135,9 @@ def empty_primaries(
         host: The host of the server that has sent it.
         address_map: Translates each address.
         is_tls: Whether connections use TLS.
+
+    Raises:
+        NodeUnavailableError: They are more than any cluster has.
     """
     found: list[tuple[str, int]] = []
     for shard in reply:
@@ -143,6 +152,7 @@ def empty_primaries(
             text = named.decode(errors="replace") if isinstance(named, bytes) else ""
             if isinstance(port, int) and port:
                 found.append(address_map(text or host, port))
+                _check_count(len(found))
     return found
 
 
@@ -153,6 +163,12 @@ def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:
         reported = dict(zip(fields, fields, strict=False)).get(b"ip", b"")
     address = address_map(reported.decode(errors="replace") or host, entry[1])
     return Server(entry[2].decode(errors="replace"), *address)
+
+
+def _check_count(primaries: int) -> None:
+    if primaries > MAX_SHARDS:
+        message = f"names more than {MAX_SHARDS:,} primaries"
+        raise NodeUnavailableError(message)
 
 
 def _number(text: str) -> int:

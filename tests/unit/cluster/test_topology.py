@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from cachebackend.cluster.topology import SHARDS, Server, Shard, Topology, empty_primaries, read_topology
+from cachebackend.cluster.topology import (
+    MAX_SHARDS,
+    SHARDS,
+    Server,
+    Shard,
+    Topology,
+    empty_primaries,
+    read_topology,
+)
 from cachebackend.effects import Reply
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, RingCacheError
 from cachebackend.replies import fits
@@ -98,3 +106,14 @@ def test_primaries_without_slots_are_in_the_table_of_shards_only() -> None:
 
     assert found(is_tls=False) == [("asked.test", 1), ("10.0.0.2", 2)]
     assert found(is_tls=True) == [("e.test", 5)]
+
+
+def test_more_primaries_than_any_cluster_has_are_refused() -> None:
+    """With slots, and without: each would become a node, and a probe of each a thread."""
+    servers = [[b"h", 1 + number, b"%d" % number] for number in range(MAX_SHARDS + 1)]
+    with pytest.raises(NodeUnavailableError, match="names more than 2,000 primaries"):
+        read_topology([INFO, [[number, number, each] for number, each in enumerate(servers)]], "h", same)
+    assert len(read_topology([INFO, [[0, 0, each] for each in servers[1:]]], "h", same).shards) == MAX_SHARDS
+    flat = [[b"port", port, b"ip", host, b"role", b"master"] for host, port, _ in servers]
+    with pytest.raises(NodeUnavailableError, match="names more than 2,000 primaries"):
+        empty_primaries([[b"slots", [], b"nodes", flat]], "h", same, is_tls=False)

@@ -316,8 +316,8 @@ class Cluster:
         return SlotClient(self, cluster_slot(key), self._client_at)
 
     def _client_at(self, host: str, port: int) -> RedisClient:
-        url, address = self._address.login_url, Address(host, port)
-        return Handshake(url, *self._timeouts, self._password, address).client()
+        address = Address(host, port)
+        return Handshake(self._address.login_url, *self._timeouts, self._password, address).client()
 
     def primary_of(self, slot: int) -> tuple[str, int]:
         """Return host and port of the server that has a slot; read the topology if it was not read yet.

@@ -76,8 +76,8 @@ class TopologyReader:
         return best
 
     def _ask(self, host: str, port: int) -> Topology:
-        url, address = self._address.login_url, Address(host, port)
-        handshake = Handshake(url, *self._timeouts, self._password, address)
+        address = Address(host, port)
+        handshake = Handshake(self._address.login_url, *self._timeouts, self._password, address)
         with closing(Connection(handshake, self._timeouts[1])) as connection:
             connection.send(QUESTIONS)
             return read_topology(list(connection.replies(QUESTIONS)), host, self._address_map)

@@ -14,6 +14,7 @@ import redis.exceptions
 
 from cachebackend.errors import RedirectedError
 from cachebackend.node.clients import RedisClient
+from cachebackend.node.translate import readable
 
 __all__ = ["SlotClient"]
 
@@ -109,7 +110,8 @@ class SlotClient(RedisClient):
 
     def _sent(self, address: Address, args: Any, options: Any, *, is_ask: bool) -> Any:
         try:
-            return _reply(self._at(address), args, options, is_ask=is_ask)
+            with readable():
+                return _reply(self._at(address), args, options, is_ask=is_ask)
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
             self._table.reload_soon()  # a replica may be promoted: the next command is sent to it
             raise
@@ -119,7 +121,8 @@ class SlotClient(RedisClient):
 
     def _redirected(self, asked: Address, error: redis.exceptions.AskError, *, is_ask: bool) -> Address:
         """Return where to send a command that a server has redirected."""
-        redirection = RedirectedError.read(f"{'ASK' if is_ask else 'MOVED'} {error.args[0]}")
+        with readable():
+            redirection = RedirectedError.read(f"{'ASK' if is_ask else 'MOVED'} {error.args[0]}")
         if is_ask:
             if (address := self._table.reached_at(asked, redirection)) is None:
                 raise error

@@ -10,6 +10,7 @@ from redis.exceptions import AskError, MovedError
 
 from cachebackend.errors import RedirectedError
 from cachebackend.node.slot_client import SlotClient
+from cachebackend.node.translate import MalformedReplyError
 
 A, B = ("a", 1), ("b", 2)
 
@@ -158,3 +159,11 @@ def test_a_script_runs_at_a_server_that_does_not_know_it() -> None:
     assert client.evalsha("0123456789", 1, "k") == 1
     assert client.evalsha("another", 1, "k") == 2
     assert [command[0] for command in servers["a"].commands] == ["SCRIPT LOAD", "EVAL", "EVALSHA"]
+
+
+@pytest.mark.parametrize("reply", [AskError("16384 b:2"), ValueError("a reply that redis-py cannot read")])
+def test_nonsense_is_a_failure_of_the_server(reply: Exception) -> None:
+    """Also a redirection to a slot that no cluster has."""
+    client, _ = client_of(Table(A), a=[reply])
+    with pytest.raises(MalformedReplyError):
+        client.execute_command("GET", "k")

@@ -62,8 +62,9 @@ def read_node_lists(
         for text in change_faults(nodes, other_ring) if other_ring else ():
             faults.add(name, text)
     members = [node for ring in (nodes, *changes.values()) for node in ring]
+    names, endpoints = {node.name for node in members}, {node.endpoint for node in members}
     for spare in lists.get("gutter", ()):
-        if any(spare.name == node.name or spare.endpoint == node.endpoint for node in members):
+        if spare.name in names or spare.endpoint in endpoints:
             faults.add(
                 "gutter", f"{spare.name!r} is a node of the ring; the gutter's nodes must be spare ones"
             )

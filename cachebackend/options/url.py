@@ -208,15 +208,17 @@ def parse_nodes(urls: object, faults: Faults) -> tuple[NodeAddress, ...]:
     """
     given = split_urls(urls, faults)
     nodes: dict[str, NodeAddress] = {}
+    names: dict[str, str] = {}
     for index, url in enumerate(given):
         node = parse_node(url, index, faults)
         if node is None:
             continue
         if node.name in nodes:
             faults.add(index, f"a second node is named {node.name!r}; give each its own ?name=")
-        elif twin := next((each.name for each in nodes.values() if each.endpoint == node.endpoint), None):
+        elif twin := names.get(node.endpoint):
             faults.add(index, f"is the same server and database as node {twin!r}; list it once")
         nodes[node.name] = node
+        names.setdefault(node.endpoint, node.name)
     if len(given) > MAX_NODES:
         faults.add(None, f"has {len(given)} nodes; a ring may have at most {MAX_NODES}")
     return tuple(nodes.values())

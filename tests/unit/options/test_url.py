@@ -157,3 +157,17 @@ def test_a_comma_between_sentinels_does_not_separate_urls() -> None:
 def test_one_string_may_hold_several_urls(text: str) -> None:
     """As an environment variable does."""
     assert [node.name for node in parse_nodes(text, Faults("NODES"))] == ["a:6379", "b:6379"]
+
+
+def test_the_endpoint_of_each_node_is_read_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many nodes there are: to compare each with each other takes seconds."""
+    read: list[str] = []
+    endpoint = NodeAddress.endpoint.fget
+
+    def counted(node: NodeAddress) -> str:
+        read.append(node.name)
+        return endpoint(node)
+
+    monkeypatch.setattr(NodeAddress, "endpoint", property(counted))
+    nodes = parse_nodes([f"redis://h/{number}?name=n{number}" for number in range(200)], Faults(""))
+    assert len(read) <= 3 * len(nodes)

@@ -116,8 +116,8 @@ class MultiplexedConnection(asyncio.Protocol):
                     self._loop.call_soon(self._write_rest)
                 self._unwritten.append(packed)
             self._in_flight.append(_Batch(future, commands))
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._interrupted(error)
             raise
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._check_timeout)
@@ -134,8 +134,8 @@ class MultiplexedConnection(asyncio.Protocol):
             try:
                 self._write(b"".join(self._unwritten), self._loop.time())
                 self._unwritten.clear()
-            except BaseException:
-                self.close()
+            except BaseException as error:
+                self._interrupted(error)
                 raise
 
     def data_received(self, data: bytes) -> None:
@@ -144,16 +144,16 @@ class MultiplexedConnection(asyncio.Protocol):
             self._read(data)
         except MalformedReplyError as error:
             self._fail(error)
-        except UNREADABLE as error:
-            raise_interrupt(error)
-            self._fail(MalformedReplyError(repr(error)))
+        except BaseException as error:  # a reply may have been read and be in no batch yet
+            self._interrupted(error)
+            raise
 
     def _read(self, data: bytes) -> None:
         try:
             self._read_replies(data)
-        except BaseException:  # a signal handler may have raised when a reply was read and in no batch yet
-            self._transport.abort()
-            raise
+        except UNREADABLE as error:
+            raise_interrupt(error)
+            raise MalformedReplyError(repr(error)) from error
 
     def _read_replies(self, data: bytes) -> None:
         if self._in_flight:
@@ -223,7 +223,27 @@ class MultiplexedConnection(asyncio.Protocol):
         """Close the connection and fail all batches in flight; may be called twice."""
         self._fail(ConnectionResetError("the connection is closed"))
 
+    def _interrupted(self, error: BaseException) -> None:
+        """Fail all batches in flight with the error of a signal handler.
+
+        asyncio only logs an error that a callback raises, so the tasks must get it: else a time limit would
+        have no effect, and would count as a failure of the node. An error that is not an Exception ends the
+        loop.
+        """
+        if isinstance(error, Exception):
+            self._fail(error)
+        else:
+            self.close()
+
     def _check_timeout(self) -> None:
+        try:
+            self._time_out()
+        except BaseException as error:  # the timer may be gone
+            self._interrupted(error)
+            raise
+
+    def _time_out(self) -> None:
+        """Fail all batches in flight if the first one is due, else set the timer again."""
         self._timer = None
         if not self._in_flight:
             return

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,9 +13,12 @@ import pytest
 from cachebackend.node import multiplexed
 from cachebackend.node.multiplexed import MultiplexedConnection
 from cachebackend.node.pace import BYTES_A_TIMEOUT
-from cachebackend.node.translate import NodeClosedError
 
 TIMEOUT = 0.25
+
+
+class LimitError(Exception):
+    """The limit of a project, which a signal handler raises."""
 
 
 class Clock:
@@ -126,38 +132,73 @@ def test_batches_whose_common_write_is_interrupted_fail() -> None:
     async def run() -> None:
         connection, transport, clock = opened()
         replies = [connection.submit(command(name)) for name in "ab"]
-        transport.interrupt = RuntimeError()
+        transport.interrupt = LimitError()
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         await clock.step(0)
-        replies.append(connection.submit(command("c")))
         assert len(transport.writes) == 1
         for reply in replies:
-            with pytest.raises(ConnectionResetError):
+            with pytest.raises(LimitError):
+                await reply
+        with pytest.raises(ConnectionResetError):
+            await connection.submit(command("c"))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "raised"),
+    [(KeyboardInterrupt, ConnectionResetError), (LimitError, LimitError), (MemoryError, MemoryError)],
+)
+def test_a_read_that_is_interrupted_ends_the_connection(
+    interrupt: type[BaseException], raised: type[Exception]
+) -> None:
+    """A reply may have been taken from the parser and be in no batch yet. The tasks get the error."""
+
+    async def run() -> None:
+        connection, transport, _ = opened()
+        replies = [connection.submit(command(name)) for name in "ab"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(multiplexed, "fits", lambda *_: signal.raise_signal(signal.SIGUSR1))
+            with raising(interrupt), pytest.raises(interrupt):
+                connection.data_received(b"+A\r\n")
+        assert transport.is_closing()
+        connection.connection_lost(None)
+        for reply in replies:
+            with pytest.raises(raised):
                 await reply
 
     asyncio.run(run())
 
 
-def test_a_read_that_is_interrupted_ends_the_connection() -> None:
-    """A reply may have been taken from the parser and be in no batch yet."""
+def test_a_timer_that_is_interrupted_ends_the_connection() -> None:
+    """Nothing else would end the wait of the tasks."""
 
     async def run() -> None:
-        connection, transport, _ = opened()
+        connection, transport, clock = opened()
         reply = connection.submit(command("a"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(multiplexed, "fits", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                connection.data_received(b"+A\r\n")
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        with pytest.MonkeyPatch.context() as patch, raising(LimitError):
+            patch.setattr(multiplexed, "allowed_seconds", lambda *_: signal.raise_signal(signal.SIGUSR1))
+            await clock.step(TIMEOUT)
         assert transport.is_closing()
-        connection.connection_lost(None)
-        with pytest.raises(NodeClosedError):
+        with pytest.raises(LimitError):
             await reply
 
     asyncio.run(run())
 
 
-def interrupted(*_: object) -> bool:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def raising(error: type[BaseException]) -> Iterator[None]:
+    """Raise an error in the handler of a signal."""
+
+    def handle(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_batch_that_is_being_sent_does_not_time_out() -> None:

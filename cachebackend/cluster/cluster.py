@@ -203,12 +203,11 @@ class Cluster:
             if self.is_loaded:
                 self._find_empty()
             return
-        ejected = {node for node in self.shards.values() if node.breaker is not None and node.breaker.is_open}
+        ejected = self._ejected()
         self.try_reload()
         self._find_empty()
-        for index in self.ring.nodes:
-            if self.shards[index] not in ejected:
-                self.shards[index].probe_now()
+        for index in set(self.ring.holders) - ejected:
+            self.shards[index].probe_now()
 
     def _find_empty(self) -> None:
         """Find the servers that have no slots, and may have keys of slots that move to them.
@@ -247,11 +246,10 @@ class Cluster:
 
         A server that has lost its slots may not be a server of the cluster any more.
         """
-        owners, first, last = self.ring.nodes, list[Server](), list[Server]()
+        owners, ejected, first, last = self.ring.nodes, self._ejected(), list[Server](), list[Server]()
         for index, node in self.shards.items():
-            is_open = node.breaker is not None and node.breaker.is_open
             if node.server is not None:
-                (last if is_open or index not in owners else first).append(node.server)
+                (last if index in ejected or index not in owners else first).append(node.server)
         replicas = [server for index in owners for server in self.shards[index].replicas]
         known = {server.id for server in replicas}
         known |= {server.id for index in owners if (server := self.shards[index].server) is not None}
@@ -287,8 +285,24 @@ class Cluster:
             self.on_change()
 
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:
+        """Give the new owners of slots the deletes that the old ones have missed.
+
+        An ejected node has also missed what other processes have stored for it, and has not got it yet:
+
+            1. process A  misses the delete of a key at node 1, and stores it in the outbox
+            2. process B  has ejected node 1: its probe would replay the delete
+            3. cluster    moves the slot, with the old value, from node 1 to node 2
+            4. process B  uses the new table; node 2 must not be read before it has got the delete
+        """
         if moves and self.rehome is not None:
-            self._hold(self.rehome(owner, moves))
+            ejected = self._ejected()
+            self._hold(self.rehome(owner, moves) | {new for old, new in moves if old in ejected})
+
+    def _ejected(self) -> set[int]:
+        """Return the indexes of the shards that get no commands now."""
+        return {
+            index for index, node in self.shards.items() if node.breaker is not None and node.breaker.is_open
+        }
 
     def _hold(self, indexes: Iterable[int]) -> None:
         """Eject nodes until they have the deletes that the slots' old owners missed."""

@@ -21,6 +21,7 @@ from cachebackend.monitoring.observer import node_states
 from cachebackend.monitoring.setup import Difference, configure, differences
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
+from cachebackend.protocol.missed_deletes import MissedKeys
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
 from tests.node_settings import cluster_settings
@@ -266,6 +267,30 @@ def test_a_delete_that_is_postponed_after_its_slot_has_moved_reaches_the_new_own
         cluster.ask(second, "CONFIG", "SET", "min-replicas-to-write", 0)
     wait_until(lambda: client.get(key) is None and is_up(client))
     assert {client.get(key) for _ in range(50)} == {None}
+
+
+def test_deletes_that_others_missed_go_with_the_slots_of_an_ejected_server(
+    client: RingClient, cluster: Cluster
+) -> None:
+    """This process is cut off from the old owner, so it has not got the deletes of the outbox there."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    owner = client.nodes[client.ring.owner(key)]
+    assert owner.breaker is not None
+    owner._prepare_probe = refuse  # type: ignore[method-assign]
+    owner.breaker.failed(NodeUnavailableError("cut off"), at_once=True)
+    client.outbox = SimpleNamespace(keep=lambda *_: True, missed_by=lambda *_: MissedKeys((key,)))  # type: ignore[assignment]
+    assert client.get(key) is None
+    move_to_another(cluster, client.ring.slot_of(key))
+    assert client.cluster is not None
+    client.cluster.reload()
+    seen = {client.get(key)}
+    wait_until(lambda: seen.add(client.get(key)) or not client.nodes[client.ring.owner(key)].is_ejected)
+    assert seen | {client.get(key)} == {None}
+
+
+def refuse() -> None:
+    raise ConnectionRefusedError
 
 
 def has_key(cluster: Cluster, replica: str) -> bool:

@@ -14,6 +14,7 @@ from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.invalidation import clears, deletes
 from cachebackend.options import RingOptions
+from cachebackend.protocol.missed_deletes import MissedKeys
 from cacheproject.cluster import CLUSTER_SETTINGS, Cluster, bus_port
 from cacheproject.services import Services
 from tests.waits import wait_until
@@ -120,4 +121,47 @@ def test_a_server_that_has_left_keeps_no_clear_pending(grown: Grown, monkeypatch
     for name in grown.cluster.names:
         grown.cluster.ask(name, "CLUSTER", "FORGET", identity)
     assert clears.clear_node("default", endpoint)
+    client.close()
+
+
+class OtherProcess:
+    """An outbox with the delete of a key that another process has missed."""
+
+    def __init__(self, key: bytes) -> None:
+        self._missed = MissedKeys((key,))
+
+    def keep(self, node: str, missed: MissedKeys) -> bool:
+        """Store nothing."""
+        del node, missed
+        return True
+
+    def missed_by(self, node: str, limit: float) -> MissedKeys:
+        """Return the key."""
+        del node, limit
+        return self._missed
+
+
+def test_a_server_that_was_empty_and_became_a_replica_is_not_read_before_its_replay(grown: Grown) -> None:
+    """This process has seen it without slots; when it is promoted it may lack what others have missed."""
+    client, key = grown.client(), KEYS[0]
+    assert client.set(key, "old", MINUTE_MS)
+    client.run(protocol.clear(client.context, b"nothing"))
+    assert client.ring.empty
+    source = grown.cluster.primary_of(client.ring.slot_of(key))
+    grown.ask("CLUSTER", "REPLICATE", grown.cluster.identity(source))
+    wait_until(lambda: grown.ask("DBSIZE") == 1)
+    client.outbox = OtherProcess(key)
+    grown.services.kill(source)
+    assert client.get(key) is None
+    assert client.nodes[client.ring.owner(key)].is_ejected
+    grown.ask("CLUSTER", "FAILOVER", "TAKEOVER")
+    seen = set()
+
+    def is_served() -> bool:
+        seen.add(client.get(key))
+        owner = client.nodes[client.ring.owner(key)]
+        return owner.name.endswith(f":{grown.port}") and not owner.is_ejected
+
+    wait_until(is_served)
+    assert seen | {client.get(key)} == {None}
     client.close()

@@ -230,13 +230,17 @@ class Cluster:
                 if self._empty_log.to_log():
                     logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
         with self._table_lock:
-            self.ring.empty = tuple(map(self._index_at, addresses))
+            known = {each for each in map(self._members.index_at, addresses) if each is not None}
+            self.ring.empty = tuple(self._index_at(each, known) for each in addresses)
 
-    def _index_at(self, address: tuple[str, int]) -> int:
-        """Return the index of the shard whose primary has an address; add one for a server without slots."""
+    def _index_at(self, address: tuple[str, int], taken: Collection[int]) -> int:
+        """Return the index of the shard whose primary has an address; add one for a server without slots.
+
+        ``taken``: the indexes of further servers that have no slots.
+        """
         index = self._members.index_at(address)
         if index is None:
-            index = self._members.free_index(self.ring.nodes)
+            index = self._members.free_index(self.ring.nodes, taken)
             self.shards[index].become(Shard(Server("", *address), (), ()))
             self.ring.names = tuple(node.name for node in self.nodes)
         return index
@@ -403,7 +407,7 @@ class Cluster:
         with self._table_lock:
             index = self.target(asked, redirection)  # another thread may have added it
             if index is None:
-                index = self._index_at(address)
+                index = self._index_at(address, self.ring.empty)
         return index
 
     def reached_at(self, asked: tuple[str, int], redirection: RedirectedError) -> tuple[str, int] | None:

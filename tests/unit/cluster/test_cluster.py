@@ -291,3 +291,14 @@ def test_a_former_primary_that_is_promoted_elsewhere_is_asked_after_the_table_sa
     cluster._apply(topology((A, [D], [LOW, HIGH]), epoch=3))
     assert cluster.target(cluster.shards[1], moved) == 0
     assert held(cluster)[0]
+
+
+def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them had slots before; the new one may not take its place."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    servers = [[b"port", each.port, b"endpoint", each.host.encode(), b"role", b"master"] for each in (A, E)]
+    shards = [[b"slots", [], b"nodes", [each]] for each in servers]
+    monkeypatch.setattr(Node, "call", lambda node, command: shards)
+    for _ in range(2):
+        cluster._find_empty()
+        assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from cachebackend import protocol
 from cachebackend.backend.keys import change_keys, is_tag_key, pattern_of_key
+from cachebackend.client import RingClient
 from cachebackend.conf import ring_aliases
 from cachebackend.invalidation import deletes
 
@@ -18,10 +21,11 @@ def clear_node(alias: str, endpoint: str) -> bool:
     cache = deletes.ring_cache_of(alias)
     if cache is None:
         return True
-    cache.client.run(protocol.refresh_nodes(cache.client.context))
-    client = cache.client
-    nodes = [index for index in client.holders if client.nodes[index].endpoint == endpoint]
-    return cache.client.run(protocol.clear_missed(cache.client.context, cache.pattern, nodes))
+    client, is_confirmed = cache.client, True
+    for nodes in _visits(client):
+        named = [index for index in nodes if client.nodes[index].endpoint == endpoint]
+        is_confirmed &= client.run(protocol.clear_missed(client.context, cache.pattern, named))
+    return is_confirmed
 
 
 def clear_tags() -> set[tuple[str, str]]:
@@ -34,14 +38,19 @@ def clear_tags() -> set[tuple[str, str]]:
     for alias in ring_aliases():
         cache = deletes.ring_cache_of(alias)
         if cache is not None and cache.can_clear:
-            nodes = cache.client.nodes
-            cache.client.run(protocol.refresh_nodes(cache.client.context))
-            operation = protocol.delete_matching(
-                cache.client.context, cache.tag_pattern, cache.client.holders
-            )
-            failures = cache.client.run(operation).failures
-            unconfirmed.update((alias, nodes[index].endpoint) for index in failures)
+            client = cache.client
+            for nodes in _visits(client):
+                operation = protocol.delete_matching(client.context, cache.tag_pattern, nodes)
+                failures = client.run(operation).failures
+                unconfirmed.update((alias, client.nodes[index].endpoint) for index in failures)
     return unconfirmed
+
+
+def _visits(client: RingClient) -> Iterator[Sequence[int]]:
+    """Yield the nodes that may have keys, by index, as often as these must be visited to see every key."""
+    for _ in range(max(ring.passes for ring in client.context.rings)):
+        client.run(protocol.refresh_nodes(client.context))
+        yield client.holders
 
 
 def nodes_to_clear(alias: str, unconfirmed: set[bytes]) -> tuple[list[str], set[bytes]]:

@@ -171,6 +171,11 @@ class Context:
             return ttl_ms
         return self.gutter.max_ttl_ms if ttl_ms <= 0 else min(ttl_ms, self.gutter.max_ttl_ms)
 
+    @property
+    def rings(self) -> Sequence[Ring | ClusterRing]:
+        """The ring, and the other one while the ring changes."""
+        return (self.ring,) if self.ring_change is None else (self.ring, self.ring_change.ring)
+
     def owners(self, key: bytes) -> set[int]:
         """Return the owners of a key: in this ring, and in the other one while the ring changes."""
         return {self.ring.owner(key)} | ({self.ring_change.owner(key)} if self.ring_change else set())

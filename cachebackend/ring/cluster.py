@@ -42,6 +42,8 @@ class ClusterRing:
     """
 
     keys_move = True
+    #: A key may move from a node that was not visited yet to one that was; then the second visit sees it.
+    passes = 2
 
     def __init__(self, first: int = 0) -> None:
         self._owners = array("H", [first]) * CLUSTER_SLOTS

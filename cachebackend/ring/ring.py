@@ -26,6 +26,8 @@ class Ring:
     __slots__ = ("_seed", "_table", "names", "weights")
     #: Whether a key may move to another node while an operation runs.
     keys_move = False
+    #: How often all nodes must be visited to see every key.
+    passes = 1
     #: Reads the table again; None: it does not change.
     refresh: Callable[[], None] | None = None
 

@@ -16,7 +16,7 @@ from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.invalidation import deletes
+from cachebackend.invalidation import clears, deletes
 from cachebackend.monitoring.observer import node_states
 from cachebackend.monitoring.setup import Difference, configure, differences
 from cachebackend.options import RingOptions
@@ -453,6 +453,44 @@ def test_clear_reaches_every_primary(cluster_services: Services, cluster: Cluste
     assert sum(cluster.ask(name, "DBSIZE") for name in cluster.primaries) == 0
     writer.close()
     clearer.close()
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [
+        lambda client: clears.clear_node("default", client.nodes[0].endpoint),
+        lambda _: not clears.clear_tags(),
+    ],
+    ids=["node", "tags"],
+)
+def test_a_clear_of_the_relay_finds_a_key_that_moves_meanwhile(
+    client: RingClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, clear: Any
+) -> None:
+    """From a server that was not asked yet to one that was."""
+    cache = SimpleNamespace(client=client, pattern=b"*", tag_pattern=b"*", can_clear=True)
+    monkeypatch.setattr(deletes, "ring_cache_of", lambda _: cache)
+    monkeypatch.setattr(clears, "ring_aliases", lambda: ["default"])
+    for each in KEYS:
+        client.set(each, "old", MINUTE_MS)
+    first, *_, last = client.ring.nodes
+    key = next(each for each in KEYS if client.ring.owner(each) == last)
+    [target] = [
+        name
+        for name in cluster.primaries
+        if client.nodes[first].name.endswith(f":{cluster.server(name).port}")
+    ]
+    move, real, moved = cluster.move_slot(client.ring.slot_of(key), target), ShardNode.send, []
+
+    def send(self: ShardNode, commands: Any) -> Any:
+        if self is client.nodes[last] and commands[0][0] == b"SCAN" and not moved:
+            moved.append(target)
+            move.run()
+        return real(self, commands)
+
+    monkeypatch.setattr(ShardNode, "send", send)
+    assert clear(client)
+    assert moved
+    assert get_many(client) == {}
 
 
 def test_a_scan_finds_the_keys_of_all_servers(client: RingClient, cluster_services: Services) -> None:

@@ -152,8 +152,7 @@ def test_a_server_that_was_empty_and_became_a_replica_is_not_read_before_its_rep
     wait_until(lambda: grown.ask("DBSIZE") == 1)
     client.outbox = OtherProcess(key)
     grown.services.kill(source)
-    assert client.get(key) is None
-    assert client.nodes[client.ring.owner(key)].is_ejected
+    wait_until(lambda: client.get(key) is None and client.nodes[client.ring.owner(key)].is_ejected)
     grown.ask("CLUSTER", "FAILOVER", "TAKEOVER")
     seen = set()
 

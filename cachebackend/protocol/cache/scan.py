@@ -38,7 +38,7 @@ class KeyScan:
     def __init__(self, context: Context, pattern: bytes, count: int) -> None:
         self._context, self._pattern, self._count = context, pattern, count
         self._cursors: dict[int, Cursor] = {}
-        self._passes = 2 if context.ring.keys_move else 1
+        self._passes = context.ring.passes
         self._seen: set[bytes] | None = set() if context.ring.keys_move else None
         self.is_over = False
 

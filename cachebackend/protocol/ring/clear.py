@@ -152,24 +152,20 @@ def refresh_nodes(context: Context) -> Operation[None]:
     No server redirects a command that names no key. So a server that got slots since the table was read would
     not be asked.
     """
-    change = context.ring_change
-    for ring in (context.ring,) if change is None else (context.ring, change.ring):
+    for ring in context.rings:
         if ring.refresh is not None:
             yield Ask(ring.refresh, partial(call_in_thread, ring.refresh))
 
 
 def _stages(context: Context) -> list[_Stage]:
-    """Return what must be cleared, in this order: the old ring, the gutter, the new ring.
-
-    A cluster is cleared twice, because a key may move from a node that is not cleared yet to one that is.
-    """
-    own: list[_Stage] = [context.ring] * (2 if context.ring.keys_move else 1)
+    """Return what must be cleared, in this order: the old ring, the gutter, the new ring."""
+    own: list[_Stage] = [context.ring] * context.ring.passes
     if context.gutter is not None:
         own.insert(0, context.gutter)
     change = context.ring_change
     if change is None:
         return own
-    other = [change] * (2 if change.ring.keys_move else 1)
+    other = [change] * change.ring.passes
     return [*other, *own] if change.is_old else [*own, *other]
 
 

@@ -24,7 +24,7 @@ def processes_report(command: ReportCommand) -> Report:
     figures = process_figures()
     if figures.processes is None:
         command.say(f"not well: {_UNKNOWN}")
-        return Report({"processes": None, "silent": None, "faults": [], "well": False}, is_well=False)
+        return Report({"processes": None, "silent": None, "faults": [_UNKNOWN], "well": False}, is_well=False)
     rows = [_row(process, figures) for process in figures.processes]
     command.print_table(_COLUMNS, rows)
     for process in figures.processes:

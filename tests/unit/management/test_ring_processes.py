@@ -24,3 +24,4 @@ def test_it_says_which_nodes_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> N
     assert said == [
         "not well: no node that has the reports of processes answers, so the processes are not known"
     ]
+    assert report.data["faults"] == [said[0].removeprefix("not well: ")]

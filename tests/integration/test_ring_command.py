@@ -363,7 +363,10 @@ def test_cleanup_of_all_aliases_leaves_clusters_out(
         ring, "clients_of", lambda alias: [(name, clients[name]) for name in ([alias] if alias else clients)]
     )
     monkeypatch.setattr(ring, "ring_aliases", lambda: [*clients])
-    assert command("cleanup") == {"default": {"foreign": 0, "deleted": 0}}
+    report = command("cleanup")
+    assert report["default"] == {"foreign": 0, "deleted": 0}
+    assert report["large"]["foreign"] is None
+    assert "a cluster moves its slots" in report["large"]["refused"]
     with pytest.raises(CommandError, match="a cluster moves its slots"):
         call_command("ring", "cleanup", "--alias", "large")
 

@@ -189,7 +189,7 @@ class Command(UsageActions):
         return doctor_report(self, clients)
 
     def _cleanup(self, options: dict[str, Any]) -> Report:
-        data = {}
+        data: dict[str, Any] = {}
         for difference in process_figures().differences:
             self.say_progress(f"warning: {difference.process.label} has other settings: {difference}")
         for alias, client in clients_of(options["alias"]):
@@ -198,6 +198,7 @@ class Command(UsageActions):
                 if options["alias"]:
                     raise CommandError(message)
                 self.say(message)
+                data[alias] = {"foreign": None, "deleted": 0, "refused": _NO_CLEANUP}
                 continue
             if client.context.ring_change is not None:
                 message = f"{alias}: end the ring change first: until then nodes are read for keys of others"

@@ -16,6 +16,8 @@ from cachebackend.node import Node
 
 __all__ = ["Difference", "configure", "differences", "ring_faults"]
 
+_READS_WHEN_DOWN = b"cluster-allow-reads-when-down"
+
 
 class Difference(NamedTuple):
     """A setting of a node that differs from ``OPTIONS["eviction"]``.
@@ -110,7 +112,7 @@ def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> 
     faults += [f"{alias}: {fault}" for fault in _clock_faults(answers, client.context.clock.now())]
     in_ring = {name: info for name, info in answers.items() if name in client.ring.names}
     faults += [f"{alias}: {fault}" for fault in _policy_faults(in_ring)]
-    faults += [f"{alias}: {fault}" for fault in _replica_faults(client)]
+    faults += [f"{alias}: {fault}" for fault in (*_replica_faults(client), *_reads_when_down(client))]
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"
@@ -127,6 +129,20 @@ def _replica_faults(client: RingClient) -> Iterator[str]:
         for shard in shards:
             if shard.server is not None and not shard.replicas:
                 yield f"shard {shard.name!r} has no replica that could be promoted if it fails; add one"
+
+
+def _reads_when_down(client: RingClient) -> Iterator[str]:
+    """Yield a fault for each server of a cluster that serves reads although the cluster is down for it."""
+    primaries = [] if client.cluster is None else [client.nodes[index] for index in client.cluster.ring.nodes]
+    replicas = _replica_nodes(client)
+    for node in (*primaries, *replicas):
+        if node.call((b"CONFIG", b"GET", _READS_WHEN_DOWN)) == [_READS_WHEN_DOWN, b"yes"]:
+            yield (
+                f"server {node.name!r} serves old values while it is cut off from the others; "
+                f"set {_READS_WHEN_DOWN.decode()} no"
+            )
+    for node in replicas:
+        node.close()
 
 
 def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:

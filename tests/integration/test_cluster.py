@@ -18,7 +18,7 @@ from cachebackend.cluster import ShardNode
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import clears, deletes
 from cachebackend.monitoring.observer import node_states
-from cachebackend.monitoring.setup import Difference, configure, differences
+from cachebackend.monitoring.setup import Difference, configure, differences, ring_faults
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
@@ -610,6 +610,24 @@ def test_replicas_get_the_settings_of_the_primaries(cluster_services: Services, 
         policies = [cluster.ask(name, "CONFIG", "GET", "maxmemory-policy") for name in cluster.names]
         assert policies == [{b"maxmemory-policy": b"allkeys-lru"}] * len(ports)
     client.close()
+
+
+def test_a_server_that_serves_reads_although_it_is_cut_off_is_a_fault(
+    client: RingClient, cluster: Cluster
+) -> None:
+    """Also a replica, which may be promoted."""
+    replica = next(name for name in cluster.names if name not in cluster.primaries)
+    for name in (cluster.primaries[0], replica):
+        cluster.ask(name, "CONFIG", "SET", "cluster-allow-reads-when-down", "yes")
+    try:
+        faults = [fault for fault in ring_faults("default", client) if "reads-when-down" in fault]
+    finally:
+        for name in cluster.names:
+            cluster.ask(name, "CONFIG", "SET", "cluster-allow-reads-when-down", "no")
+    assert len(faults) == 2
+    assert str(cluster.server(replica).port) in faults[1]
+    assert "serves old values while it is cut off" in faults[0]
+    assert not any("reads-when-down" in fault for fault in ring_faults("default", client))
 
 
 def test_each_primary_reports_its_keys_and_its_commands(client: RingClient) -> None:

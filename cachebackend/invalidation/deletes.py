@@ -110,7 +110,9 @@ def _delete_with_changes(cache: RingCache, keys: Sequence[bytes], changes: Itera
     missed = _scatter(cache, keys, registry.read())
     wrong = dict(registry.wrong_keys())
     missed += _scatter(cache, list(set().union(*wrong.values())))
-    return missed + [change for change, group in wrong.items() if not group.isdisjoint(missed)]
+    return missed + [
+        change for change, group in wrong.items() if not registry.is_confirmed or not group.isdisjoint(missed)
+    ]
 
 
 def _scatter(

@@ -47,6 +47,11 @@ class Registry:
         self._found = yield from protocol.read_shards(self._cache.client.context, shards)
         return []
 
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether what was read is right; else the changes must stay pending."""
+        return self._found.is_confirmed
+
     @cached_property
     def _shapes(self) -> dict[bytes, Shape | None]:
         """The shapes by id; None for one that cannot be read."""

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
 from redis.exceptions import ResponseError
 
 from cachebackend import protocol
@@ -17,8 +19,10 @@ from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import clears, deletes
+from cachebackend.invalidation.query_changes import unknown_change
 from cachebackend.monitoring.observer import node_states
 from cachebackend.monitoring.setup import Difference, configure, differences, ring_faults
+from cachebackend.node import Node
 from cachebackend.options import RingOptions
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
@@ -392,6 +396,55 @@ def test_other_ways_to_remove_a_value_wait_for_a_replica_too(
     cluster.wait_until_ok()
     assert client.ring.owner(key) in missed
     client.close()
+
+
+def test_a_registry_that_a_replaced_primary_has_is_not_believed(
+    cluster_services: Services, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was suspended, and answers before it hears from the others: it lacks the shapes of other readers."""
+    client = client_of(cluster_services, wait_replicas=1, socket_timeout=4.0)
+    shards = [b"{registry}:%d\xff" % number for number in range(2)]
+    assert client.run(protocol.read_shards(client.context, shards)) == ({}, [], True)
+    primary = cluster.primary_of(client.ring.slot_of(shards[0]))
+    [replica] = cluster.replicas_of(primary)
+    cluster_services.stop(primary)
+    try:
+        cluster.wait_until_replaced(primary)
+        cluster.ask(replica, "HSET", shards[0], "shape", "entry")
+        real = Node.send
+
+        def send(self: Node, commands: Any) -> Any:
+            pending = real(self, commands)
+            cluster_services.resume(primary)
+            return pending
+
+        monkeypatch.setattr(Node, "send", send)
+        found = client.run(protocol.read_shards(client.context, shards))
+    finally:
+        cluster_services.resume(primary)
+    assert not found.is_confirmed or found.shapes == {shards[0]: {b"shape"}}
+    cluster.wait_until_ok()
+    client.close()
+
+
+def test_a_change_of_rows_stays_pending_until_replicas_confirm_the_registry(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Although nothing was registered, so that there was nothing to delete."""
+    block = {"LOCATION": cluster_services.ring_urls, "OPTIONS": {"wait_replicas": 1}}
+    change = unknown_change("zoo_poem", "default").key
+    replicas = [name for name in cluster.names if name not in cluster.primaries]
+    with override_settings(CACHES=settings.CACHES | {"default": settings.CACHES["default"] | block}):
+        assert not any(deletes.delete_together({"default": {change}}).values())
+        for name in replicas:
+            cluster_services.stop(name)
+        try:
+            assert deletes.delete_together({"default": {change}}) == {"default": {change}}
+        finally:
+            for name in replicas:
+                cluster_services.resume(name)
+        cluster.wait_until_ok()
+        wait_until(lambda: not any(deletes.delete_together({"default": {change}}).values()))
 
 
 @pytest.mark.parametrize("wait_replicas", [0, 1])

@@ -28,7 +28,9 @@ from typing import NamedTuple
 
 from cachebackend.clock import TOKEN_BYTES
 from cachebackend.effects import Operation, Reply, Request, Script, Send
+from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
+from cachebackend.protocol.ring.confirmations import confirm_requests
 from cachebackend.replies import optional_text
 
 __all__ = [
@@ -108,10 +110,13 @@ class RegisteredShapes(NamedTuple):
     Attributes:
         shapes: The ids of the shapes in each shard that could be read.
         unreadable: The shards that a node did not return, or that hold something else. They must be deleted.
+        is_confirmed: Whether the replicas of the nodes follow them, if ``wait_replicas`` is set. Else a node
+            may have been replaced: the registry must be read again.
     """
 
     shapes: dict[bytes, set[bytes]]
     unreadable: list[bytes]
+    is_confirmed: bool = True
 
 
 def register_requests(context: Context, entries: Iterable[ShapeEntry]) -> list[RegisterShape]:
@@ -160,16 +165,20 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
     The change must be committed: a shape that is registered after this belongs to a later load.
     """
     asked = [(node, shard) for shard in shards for node in sorted(context.holders(shard))]
-    replies = yield Send([(node, (b"HKEYS", shard)) for node, shard in asked])
+    reading = [(node, (b"HKEYS", shard)) for node, shard in asked]
+    confirming = confirm_requests(context, dict.fromkeys(node for node, _ in asked))
+    replies = yield Send([*reading, *confirming])
     shapes: dict[bytes, set[bytes]] = {}
     unreadable: dict[bytes, None] = {}
-    for (_, shard), reply in zip(asked, replies, strict=True):
+    for (_, shard), reply in zip(asked, replies[: len(asked)], strict=True):
         if isinstance(reply, list):
             shapes.setdefault(shard, set()).update(reply)
         else:
             unreadable[shard] = None
     return RegisteredShapes(
-        {shard: ids for shard, ids in shapes.items() if ids and shard not in unreadable}, list(unreadable)
+        {shard: ids for shard, ids in shapes.items() if ids and shard not in unreadable},
+        list(unreadable),
+        not any(isinstance(reply, RingCacheError) for reply in replies[len(asked) :]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 from cachebackend.effects import Ask, Operation, Reply, Request, Send
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.protocol.context import Context, Gutter, RingChange
+from cachebackend.protocol.ring.confirmations import confirm_requests
 from cachebackend.protocol.ring.node_deletes import delete_command
 from cachebackend.protocol.rounds import Cursor
 from cachebackend.ring import ClusterRing, Ring
@@ -19,8 +20,6 @@ __all__ = ["clear", "clear_missed", "delete_matching", "delete_misplaced", "flus
 
 #: Keys that a node examines for each SCAN, which keeps it busy for about a millisecond.
 SCAN_COUNT = b"1000"
-#: How many keys are tried, to find one that a server of a cluster owns: enough for a hundredth of the slots.
-MAX_TRIES = 1000
 
 
 class _Nodes(NamedTuple):
@@ -83,32 +82,12 @@ def delete_matching(context: Context, pattern: bytes, nodes: Sequence[int]) -> O
                 cursors.pop(node, None)
             else:
                 cleared.deleted += count
-    if context.options.wait_replicas:
-        yield from _confirm(context, nodes, cleared)
-    return cleared
-
-
-def _confirm(context: Context, nodes: Sequence[int], cleared: Cleared) -> Operation[None]:
-    """Wait until replicas have all that the nodes have removed, also what no scan has found.
-
-        1. primary  evicts a key, or deletes it for another connection; its replica does not know yet
-        2. caller   clears: the scan does not find the key, so there is nothing to delete, or to wait for
-        3. primary  dies; the replica, which has the key, is promoted
-
-    So each node deletes a key that it does not have: WAIT comes after that.
-    """
-    keys = {node: _key_at(context, node) for node in nodes if node not in cleared.failures}
-    requests = [(node, delete_command((key,))) for node, key in keys.items() if key is not None]
-    replies = (yield Send(requests)) if requests else ()
-    for (node, _), reply in zip(requests, replies, strict=True):
+    confirming = confirm_requests(context, [node for node in nodes if node not in cleared.failures])
+    replies = (yield Send(confirming)) if confirming else ()
+    for (node, _), reply in zip(confirming, replies, strict=True):
         if isinstance(reply, RingCacheError):
             cleared.failures[node] = reply
-
-
-def _key_at(context: Context, node: int) -> bytes | None:
-    """Return a key that a node may be asked for, and does not have; None: it has no slots, or too few."""
-    keys = (b"ringcache:confirm:%d" % number for number in range(MAX_TRIES))
-    return next((key for key in keys if context.holder(node, key) == node), None)
+    return cleared
 
 
 def _scan_request(node: int, cursor: Cursor, pattern: bytes) -> Request:

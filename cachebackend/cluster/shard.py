@@ -94,8 +94,10 @@ class ShardNode(Node):
         self._became: Server | None = None
         #: The primary that has got the deletes that others missed; only a probe connects to another one.
         self._served: Server | None = None
-        #: The primary to which the present probe replays deletes.
-        self._probed: Server | None = None
+        #: Another object each time the node is held: what a probe has replayed before that is not enough.
+        self._held = object()
+        #: The primary to which the present probe replays deletes, and the hold that it ends.
+        self._probed: tuple[Server | None, object] = None, None
         #: The thread that runs the present probe, or has run the last one.
         self._prober: threading.Thread | None = None
         #: Called when another server has become the primary; None: nothing depends on it.
@@ -167,10 +169,16 @@ class ShardNode(Node):
     def hold(self, reason: str) -> None:
         """Eject the node until it has got the deletes that it missed; start to replay them.
 
-        The queue has none, so its nodes serve at once.
+        The queue has none, so its nodes serve at once. A probe that runs already does not end that:
+
+            1. probe    reads from the outbox what the node has missed
+            2. process  misses the delete of a key at another node, and stores it in the outbox
+            3. cluster  moves the slot here; the node is held
+            4. probe    has replayed what it knows: the next one reads the outbox again
         """
         if self.replay is None or self.breaker is None:
             return
+        self._held = object()
         if self.breaker.hold(NodeUnavailableError(reason)):
             self._start_probe()
 
@@ -217,12 +225,12 @@ class ShardNode(Node):
         """Read the topology: a replica may have been promoted."""
         self._prober = threading.current_thread()
         self._cluster.reload()
-        self._probed = self.server
+        self._probed = self.server, self._held
 
     def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
         """Return whether the present primary has got everything; it is served from now on."""
-        if self.server != self._probed:
-            message = f"node {self.name!r} has taken over while deletes were replayed to the old primary"
+        if self._probed != (self.server, self._held):
+            message = f"node {self.name!r} has taken over or got slots while deletes were replayed"
             raise NodeUnavailableError(message)
         if not self._deleted.issuperset(self.postponed()):
             message = f"node {self.name!r} may have keys whose deletes were postponed during its probe"

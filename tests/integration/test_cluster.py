@@ -293,6 +293,35 @@ def test_deletes_that_others_missed_go_with_the_slots_of_an_ejected_server(
     assert seen | {client.get(key)} == {None}
 
 
+def test_slots_that_arrive_during_a_probe_are_served_after_another_one(
+    client: RingClient, cluster: Cluster
+) -> None:
+    """The probe has read the outbox already: a delete that another process has missed came after that."""
+    key = KEYS[0]
+    client.set(key, "old", MINUTE_MS)
+    slot = client.ring.slot_of(key)
+    old, target = client.nodes[client.ring.owner(key)], another_primary(cluster, slot)
+    [new] = [node for node in client.nodes if node.name.endswith(f":{cluster.server(target).port}")]
+    old._prepare_probe = refuse  # type: ignore[method-assign]
+    read: list[str] = []
+
+    def missed_by(node: str, _: float) -> MissedKeys:
+        read.append(node)
+        if len(read) > 1:
+            return MissedKeys((key,))
+        assert old.breaker is not None
+        old.breaker.failed(NodeUnavailableError("cut off"), at_once=True)
+        cluster.move_slot(slot, target).run()
+        assert client.cluster is not None
+        client.cluster.reload()
+        return MissedKeys()
+
+    client.outbox = SimpleNamespace(keep=lambda *_: True, missed_by=missed_by)  # type: ignore[assignment]
+    new.request_replay()
+    wait_until(lambda: client.nodes[client.ring.owner(key)] is new and not new.is_ejected)
+    assert {client.get(key) for _ in range(50)} == {None}
+
+
 def refuse() -> None:
     raise ConnectionRefusedError
 

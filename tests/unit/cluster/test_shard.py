@@ -157,8 +157,8 @@ def test_a_promoted_server_is_served_when_it_has_the_missed_deletes(promoted: Sh
 
 def test_a_replay_to_the_old_primary_does_not_serve_the_new_one(promoted: ShardNode) -> None:
     """The probe had begun before the promotion; the next one replays again."""
-    promoted._probed = A
-    with pytest.raises(NodeUnavailableError, match="has taken over while"):
+    promoted._probed = A, promoted._held
+    with pytest.raises(NodeUnavailableError, match="has taken over or got slots while"):
         promoted._replay_and_close(lambda _: [])
     breaker = promoted.breaker
     assert breaker is not None
@@ -218,7 +218,7 @@ def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None
             return next(answers)
 
     wire: Any = Wire()
-    shard._probed = shard.server
+    shard._probed = shard.server, shard._held
     shard._check_probe(wire)
     asking = (b"ASKING",)
     assert wire.sent[1:] == [asking, delete_command([b"here"]), asking, delete_command([b"elsewhere"])]

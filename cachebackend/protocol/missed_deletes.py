@@ -76,6 +76,8 @@ class MissedDeletes:
         self._lock = threading.Lock()
         #: By node: each key it missed (None: all keys), and when an outbox was last known to store it.
         self._recorded: dict[int, dict[bytes | None, float]] = {}
+        #: The nodes that are being cleared of all their keys.
+        self._clearing: set[int] = set()
         #: The keys whose deletes no node of a cluster can confirm now, each with a node of that cluster.
         self._postponed: set[tuple[int, bytes]] = set()
 
@@ -101,9 +103,21 @@ class MissedDeletes:
                     recorded[name] = since
 
     def take(self, node: int) -> MissedKeys:
-        """Return what a node missed, and forget it."""
+        """Return what a node missed, and forget it.
+
+        If it is ALL_KEYS, slots that leave the node take it along until ``cleared`` is called: a key that the
+        clear has not found yet may move with them.
+        """
         with self._lock:
-            return _missed_keys(self._recorded.pop(node, ()))
+            missed = _missed_keys(self._recorded.pop(node, ()))
+            if missed.is_all_keys:
+                self._clearing.add(node)
+            return missed
+
+    def cleared(self, node: int) -> None:
+        """Record that the clear of a node has ended, if there was one."""
+        with self._lock:
+            self._clearing.discard(node)
 
     def postpone(self, node: int, keys: Iterable[bytes]) -> bool:
         """Record deletes that no node can confirm now, because a cluster is changing.
@@ -162,7 +176,7 @@ class MissedDeletes:
             for _, key in postponed:
                 rehomed.setdefault(owner(key), {}).setdefault(key, _NEVER)
             for old, new in moves:
-                if None in recorded.get(old, {}):
+                if None in recorded.get(old, {}) or old in self._clearing:
                     rehomed[new] = {None: _NEVER}
             # In one step: a signal handler may raise before it
             self._recorded, self._postponed = rehomed, self._postponed - postponed

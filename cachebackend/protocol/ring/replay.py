@@ -67,6 +67,8 @@ def replay_missed(context: Context, node: int) -> Operation[None]:
             else:  # slots may have moved meanwhile, without these deletes
                 context.record_again(node, missed.keys, in_outbox=True)
             raise
+        finally:
+            context.missed.cleared(node)
     yield from _release_orphans(context, node)
 
 

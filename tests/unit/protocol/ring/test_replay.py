@@ -95,3 +95,17 @@ def test_a_delete_whose_replay_fails_goes_with_its_slot() -> None:
     with pytest.raises(NodeUnavailableError):
         replayed.throw(NodeUnavailableError("gone"))
     assert (context.missed.count(0), context.missed.count(1)) == (0, 1)
+
+
+def test_keys_that_leave_a_node_while_it_is_cleared_are_cleared_at_their_new_owner() -> None:
+    """A slot moves before the scan has found its keys; after the clear the node has missed nothing."""
+    context = context_of("a")
+    context.patterns.add(b"*")
+    context.record_missed_clear(0)
+    clearing = replay_missed(context, 0)
+    next(clearing)
+    assert context.missed.rehome(lambda _: 1, {(0, 1)}, {0, 1}) == {1}
+    assert context.missed.count(1) is None
+    with pytest.raises(StopIteration):
+        clearing.send([[b"0", []]])
+    assert context.missed.rehome(lambda _: 2, {(0, 2)}, {0, 2}) == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.management.report import Report, ReportCommand
 from cachebackend.management.ring_doctor import lines_of
@@ -50,6 +51,12 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
         known = [None] * len(missed) if pending.errors else missed
         rows = aliases[alias] = [_row(*each) for each in zip(nodes[alias], states, known, strict=True)]
         _print_alias(command, alias, nodes[alias], rows)
+    without_slots = {alias: _without_slots(client) for alias, client in clients_of(chosen)}
+    for alias, names in without_slots.items():
+        for name in names:
+            command.say(
+                f"{name}: has no slots in the cluster of {alias!r}, but perhaps keys that moved to it"
+            )
     for using in pending.incomplete:
         command.say(
             f"database {using!r} has more than {MAX_COUNTED_ROWS:,} outbox rows: only the oldest "
@@ -62,7 +69,14 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
         command.say(line if line.startswith(" ") else f"not well: {line}")
     is_well = not faults and all(row["state"] == UP for rows in aliases.values() for row in rows)
     data = {"aliases": aliases, "seen_by": seen_by(), "faults": [fault.message for fault in faults]}
-    return Report(data | {"well": is_well, "incomplete": pending.incomplete}, is_well)
+    data |= {"incomplete": pending.incomplete, "without_slots": without_slots}
+    return Report(data | {"well": is_well}, is_well)
+
+
+def _without_slots(client: RingClient) -> list[str]:
+    """Return the names of the servers that have no slots; keys of their first slots may be there already."""
+    client.run(protocol.refresh_nodes(client.context))
+    return [client.nodes[index].name for cluster in client.clusters for index in cluster.ring.empty]
 
 
 def _faults(nodes: Mapping[str, Sequence[NodeFigures]], processes: ProcessFigures) -> list[Fault]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import redis
+from django.conf import settings
+from django.test import override_settings
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
@@ -17,6 +19,7 @@ from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
 from cacheproject.cluster import CLUSTER_SETTINGS, Cluster, bus_port
 from cacheproject.services import Services
+from tests.commands import report_of
 from tests.waits import wait_until
 
 MINUTE_MS = 60_000
@@ -100,6 +103,15 @@ def test_keys_of_the_first_slot_of_a_new_server_are_listed_and_cleared(grown: Gr
     assert [client.get(key) for key in KEYS] == [None] * len(KEYS)
     client.close()
     other.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_status_of_the_ring_names_a_server_without_slots(grown: Grown) -> None:
+    """No key belongs to it, but keys of its first slot may be there already."""
+    block = settings.CACHES["default"] | {"LOCATION": [grown.cluster.url]}
+    with override_settings(CACHES=settings.CACHES | {"default": block}):
+        report = report_of("ring", "status", "--alias", "default", code=None)
+    assert report["without_slots"] == {"default": [f"127.0.0.1:{grown.port}"]}
 
 
 def test_a_server_that_has_left_keeps_no_clear_pending(grown: Grown, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,25 +1,23 @@
 """A cluster: the table of its slots, its shards, and where a redirected command goes.
 
-The table is read from any server (``CLUSTER SLOTS``): at the first command, and again in the background
-when a server redirects a command or fails. One thread reads it at a time. A command does not wait for that:
-it follows the redirection at once.
+The table is read from any server (``CLUSTER SLOTS``); ``reloads`` says when. A command does not wait for
+that: it follows a redirection at once.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
-from weakref import WeakSet
 
 from cachebackend.clock import Clock, LogRateLimit
 from cachebackend.cluster.keys import key_of
 from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
+from cachebackend.cluster.reloads import Reloads
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import SHARDS, UNNAMED, Server, Shard, Topology, empty_primaries
 from cachebackend.effects import Command, Reply
@@ -28,10 +26,8 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.endpoint import Address
 from cachebackend.node.handshake import Handshake
-from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
 from cachebackend.ring import ClusterRing, cluster_slot
-from cachebackend.threads import is_thread_refused, start_thread
 
 if TYPE_CHECKING:
     from cachebackend.node.clients import RedisClient
@@ -42,15 +38,12 @@ logger = logging.getLogger("cachebackend")
 #: Stands for the shards of any cluster in the outbox. The addresses in the URL may change while deletes are
 #: pending, and an alias has one cluster, or two while its ring changes: both get the deletes then.
 ENDPOINT = "cluster"
-#: Seconds after an attempt to read the topology in which the first one, or one after an unserved slot, is
-#: not tried again.
-RETRY_SECONDS = 1.0
 #: Gives what old owners of slots have missed to the new owners, and returns these. Its arguments are a
 #: function that returns the new owner of a key, and the old and new owners.
 Rehome: TypeAlias = Callable[[Callable[[bytes], int], Collection[tuple[int, int]]], set[int]]
 
 
-class Cluster:
+class Cluster(Reloads):
     """One cluster, as one client sees it.
 
     Args:
@@ -80,9 +73,9 @@ class Cluster:
         address_map: AddressMap | None = None,
         nodes: list[Node] | None = None,
     ) -> None:
+        super().__init__(clock)
         self._address, self._password = address, password
         self._timeouts = timeouts
-        self._clock = clock
         self._address_map = address_map or (lambda host, port: (host, port))
         self._reader = TopologyReader(address, timeouts, password, self._address_map)
         self._members = Members([] if nodes is None else nodes, self._new_node, self._prepare)
@@ -93,19 +86,10 @@ class Cluster:
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
-        #: Held while the topology is read.
-        self._lock = threading.Lock()
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
-        self._attempts = 0
-        self._retry_at = 0.0
-        self._failure = ""
-        #: The thread that reads the topology in the background, or has done so.
-        self._reloader: threading.Thread | None = None
-        self._epoch: int | None = None
         self._empty_log = LogRateLimit(clock)
         self._members.add()
-        _CLUSTERS.add(self)
 
     def _new_node(self) -> ShardNode:
         address = NodeAddress(self._address.endpoint, 1.0, self._address.login_url, self._password)
@@ -123,78 +107,6 @@ class Cluster:
         Indexes stay valid, so one that has lost its slots stays, until a new shard takes its place.
         """
         return self._members.shards
-
-    def load(self) -> None:
-        """Read the topology if it was not read yet.
-
-        Raises:
-            OSError: No server answers, or none has answered a moment ago.
-        """
-        if self.is_loaded:
-            return
-        if self._failure and self._clock.monotonic() < self._retry_at:
-            raise ConnectionError(self._failure)
-        self.reload()
-
-    def try_load(self) -> None:
-        """Read the topology if ``is_due``; if no server answers, log that."""
-        if self.is_due:
-            self.try_reload()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the topology was not read yet, and no attempt has just failed or is repeated now."""
-        if self.is_loaded or self._clock.monotonic() < self._retry_at:
-            return False
-        return not (self._failure and self._lock.locked())
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the topology was read."""
-        return self._epoch is not None
-
-    def reload(self) -> None:
-        """Read the topology; if another thread is reading it, wait for that thread.
-
-        Raises:
-            OSError: No server answers.
-        """
-        seen = self._attempts
-        with self._lock:
-            if self._attempts == seen:
-                try:
-                    self._apply(self._read())
-                    self._failure = ""
-                except ConnectionError as error:
-                    raise_interrupt(error)
-                    self._failure = str(error)
-                finally:
-                    self._attempts += 1
-                    self._retry_at = self._clock.monotonic() + RETRY_SECONDS
-            if self._failure:
-                raise ConnectionError(self._failure)
-
-    def reload_soon(self) -> None:
-        """Read the topology in another thread, unless one does so already."""
-        reloader = self._reloader
-        if reloader is None or not reloader.is_alive():
-            # A local name: another thread may do the same at the same time, and a thread starts only once
-            reloader = threading.Thread(target=self.try_reload, name="ringcache-cluster", daemon=True)
-            self._reloader = reloader
-            try:
-                start_thread(reloader)
-            except RuntimeError as error:
-                raise_interrupt(error)
-                if not is_thread_refused(error):
-                    raise
-
-    def try_reload(self) -> None:
-        """Read the topology; if no server answers, log that."""
-        try:
-            self.reload()
-        except CONNECTION_ERRORS as error:
-            raise_interrupt(error)
-            logger.warning("the topology of the cluster cannot be read: %s", error)
 
     def _refresh(self) -> None:
         """Read the topology, and wait for the replays to shards that this has ejected."""
@@ -244,6 +156,9 @@ class Cluster:
             self.shards[index].become(Shard(Server("", *address), (), ()))
             self.ring.names = tuple(node.name for node in self.nodes)
         return index
+
+    def _reload(self) -> None:
+        self._apply(self._read())
 
     def _read(self) -> Topology:
         """Return the topology, of the servers that probably answer before the others.
@@ -376,11 +291,6 @@ class Cluster:
             self.note_unserved()
         return replies
 
-    def note_unserved(self) -> None:
-        """Read the topology in another thread, unless that was done in the last second."""
-        if self._clock.monotonic() >= self._retry_at:
-            self.reload_soon()
-
     def target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of the shard whose primary a redirection names; None: it is not known."""
         if redirection.host == UNNAMED and redirection.is_moved:
@@ -437,21 +347,10 @@ class Cluster:
             self.reload_soon()
 
     def after_fork(self) -> None:
-        """Use a new lock in a forked child: another thread of the parent may have held the old one."""
-        self._lock, self._table_lock = threading.Lock(), threading.Lock()
-        self._reloader = None
+        """Use new locks in a forked child: another thread of the parent may have held the old ones."""
+        super().after_fork()
+        self._table_lock = threading.Lock()
 
 
 def _address_of(node: ShardNode) -> tuple[str, int]:
     return ("", 0) if node.server is None else (node.server.host, node.server.port)
-
-
-_CLUSTERS: WeakSet[Cluster] = WeakSet()
-
-
-def _after_fork() -> None:
-    for cluster in _CLUSTERS:
-        cluster.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -3,8 +3,8 @@
 A row without these values never passes the WHERE clause, so a change of it cannot change the result. Only
 the top-level AND of the clause binds, and in it:
 
-- ``column = value`` and ``column IN (values)``, also on the far side of an outer join: if the join finds
-  no row, the column is NULL, and the condition is false as well.
+- ``column = value`` and ``column IN (values)`` with any number of values, also on the far side of an outer
+  join: if the join finds no row, the column is NULL, and the condition is false as well.
 - ``column IS NULL``, unless an outer join is between the table and the base table. There a new row, whose
   column is not NULL, ends the absence of one.
 
@@ -33,10 +33,8 @@ from cachebackend.backend.canonical import canonical_text
 from cachebackend.invalidation.catalogue import kind_of
 from cachebackend.queries.recording import Select
 
-__all__ = ["MOST_VALUES", "Values", "bound_values"]
+__all__ = ["Values", "bound_values"]
 
-#: Values of IN. A column with more is not bound.
-MOST_VALUES = 20
 AnyField: TypeAlias = "Field[Any, Any]"
 #: The canonical texts to which columns are bound, by column; None: NULL.
 Values: TypeAlias = dict[str, tuple[str | None, ...]]
@@ -135,13 +133,13 @@ def _texts(column: Col, values: Any) -> tuple[str, ...]:
         return ()
     texts = {canonical_text(column.target, value) for value in values if value is not None}
     found = tuple(sorted(text for text in texts if text is not None))
-    return found if len(found) == len(texts) <= MOST_VALUES else ()
+    return found if len(found) == len(texts) else ()
 
 
 def _narrow(values: Values, column: str, texts: tuple[str | None, ...]) -> None:
     """Bind a column; if it is bound already, both conditions hold, and either one may be kept."""
-    before = values.get(column)
-    both = texts if before is None else tuple(text for text in before if text in texts)
+    before, of_both = values.get(column), frozenset(texts)
+    both = texts if before is None else tuple(text for text in before if text in of_both)
     values[column] = both or texts
 
 

@@ -8,7 +8,7 @@ runs them. Both raise ``NotCached`` if a change could be missed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
@@ -35,7 +35,7 @@ __all__ = [
     "dependencies_of",
 ]
 
-#: Tags of one alias. The column with the most values is not bound if there are more combinations.
+#: Tags of one alias. If there are more combinations of values, the column with the most is left out of them.
 MOST_TAGS = 20
 
 
@@ -45,14 +45,12 @@ class Dependency:
 
     Attributes:
         table: The name of the table, as writers have it (``table_name``).
-        aliases: The aliases in the SQL; none for a model of ``depends_on``.
         model: The model.
         shape: The bound columns, and the columns that the result depends on.
         values: The canonical texts of each bound column; None: NULL.
     """
 
     table: str
-    aliases: tuple[str, ...]
     model: type[models.Model]
     shape: Shape
     values: Mapping[str, tuple[str | None, ...]]
@@ -89,11 +87,14 @@ class CompiledQuery:
         sql: The statement; None: the result is known to be empty, and nothing is sent.
         params: The parameters of the statement.
         dependencies: What the result depends on.
+        equalities: The values to which the query itself binds columns, by alias. They may be more than those
+            of the dependencies, which are limited.
     """
 
     sql: str | None
     params: tuple[Any, ...]
     dependencies: Sequence[Dependency]
+    equalities: Mapping[str, Values]
 
 
 def dependencies_of(query: Query, using: str, **options: Any) -> Sequence[Dependency]:
@@ -163,10 +164,10 @@ def _compiled(
     recorder: Recorder, using: str, rules: Rules | None, depends_on: Collection[type[models.Model]]
 ) -> CompiledQuery:
     if recorder.statement is None:
-        return CompiledQuery(None, (), ())
+        return CompiledQuery(None, (), (), {})
     sql, params = recorder.statement
     found = _Dependencies(using, recorder, rules or Rules(), depends_on)
-    return CompiledQuery(sql, tuple(params), found.read())
+    return CompiledQuery(sql, tuple(params), found.read(), found.equalities)
 
 
 class _Dependencies:
@@ -176,7 +177,8 @@ class _Dependencies:
         self, using: str, recorder: Recorder, rules: Rules, depends_on: Collection[type[models.Model]]
     ) -> None:
         self._using = using
-        self._selects = recorder.selects
+        self._selects, self._query = recorder.selects, recorder.query
+        self.equalities: Mapping[str, Values] = {}
         self._unknown = recorder.unknown or _unknown_tables(recorder)
         self._rules = rules
         found = {each._meta.concrete_model or each for each in depends_on}
@@ -198,8 +200,7 @@ class _Dependencies:
         unique: dict[Any, Dependency] = {}
         for each in found:
             same = (each.table, each.shape, tuple(sorted(each.values.items())))
-            known = unique.get(same)
-            unique[same] = replace(each, aliases=(*known.aliases, *each.aliases)) if known else each
+            unique.setdefault(same, each)
         return list(unique.values())
 
     def _of_models(self) -> Iterator[Dependency]:
@@ -210,7 +211,7 @@ class _Dependencies:
                 table = part._meta.db_table
                 if is_plain_table(part, table, self._using):
                     watched_catalogue(table, self._using, self._rules)
-                    yield Dependency(table_name(table), (), part, Shape((), None), {})
+                    yield Dependency(table_name(table), part, Shape((), None), {})
 
     def _of_select(self, select: Select) -> Iterator[Dependency]:
         catalogues = {
@@ -221,13 +222,15 @@ class _Dependencies:
         bound = bound_values(
             select, lambda alias, column: alias in catalogues and catalogues[alias].can_bind(column)
         )
+        if select.query is self._query:
+            self.equalities = bound
         for alias, catalogue in catalogues.items():
             table = select.tables[alias].table_name
             model = model_of_table(table)
             assert model is not None  # noqa: S101  # else there is no catalogue
             values = _at_most(bound[alias], MOST_TAGS)
             columns = self._columns(model, catalogue, self._named(select, alias))
-            yield Dependency(table_name(table), (alias,), model, Shape(values, columns), values)
+            yield Dependency(table_name(table), model, Shape(values, columns), values)
 
     def _catalogue(self, table: str) -> TableCatalogue | None:
         """Return the catalogue of a table; None if the models of ``depends_on`` say what it shows."""

@@ -23,6 +23,7 @@ from cachebackend.backend.scope import scope_of
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.protocol import ShapeEntry
+from cachebackend.queries.binding import Values
 from cachebackend.queries.counting import cached_form
 from cachebackend.queries.dependencies import Dependency, compiled_query
 from cachebackend.queries.not_cached import NotCached
@@ -36,13 +37,14 @@ from cachebackend.shapes import Shape
 
 __all__ = ["Equalities", "Plan", "key_of_result", "plan_of", "shard_of_result"]
 
-#: The most plans that a process remembers.
-_MAX_PLANS = 10_000
+#: The most plans that a process remembers, and the most values in them with which rows are compared.
+_MAX_PLANS, _MAX_VALUES = 10_000, 1_000_000
 #: The most tags and shapes of one result.
 _MAX_NAMES = 200
 #: How many keys are tried for each node of the ring until one has the owner of the tags.
 _MAX_TRIES_A_NODE = 8
 _plans: dict[tuple[Any, ...], Plan | NotCached] = {}
+_values = 0  # in these plans
 
 
 #: The canonical texts that a field may have.
@@ -103,15 +105,22 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
             plan = _new_plan(compiler, digest, scope, kind=kind, options=options, cache=cache)
         except NotCached as not_cached:
             plan = not_cached
-        if len(_plans) >= _MAX_PLANS:
-            _plans.clear()
-        _plans[name] = plan
+        _remember(name, plan)
     if isinstance(plan, NotCached):
         raise NotCached(plan.reason)
     context = cache.client.context
     if context.full_shards and any(protocol.is_full(context, each.shard) for each in plan.shapes):
         return _general(plan, compiler.query, kind, scope, cache)
     return plan
+
+
+def _remember(name: tuple[Any, ...], plan: Plan | NotCached) -> None:
+    global _values  # noqa: PLW0603  # there is one count for a process
+    if len(_plans) >= _MAX_PLANS or _values >= _MAX_VALUES:
+        _forget()
+    _plans[name] = plan
+    if isinstance(plan, Plan):
+        _values += sum(len(texts) for each in plan.equalities.values() for texts in each.values())
 
 
 def _general(plan: Plan, query: Any, kind: str, scope: str, cache: RingCache) -> Plan:
@@ -170,7 +179,7 @@ def _new_plan(
         tags,
         tuple(entries),
         shapes,
-        _equalities(compiler.query, compiled.dependencies),
+        _equalities(compiler.query, compiled.equalities),
         cached_form(compiler.query, kind, compiled.dependencies),
     )
 
@@ -223,24 +232,22 @@ def shard_of_result(key: bytes, shards: Sequence[bytes], digest: bytes, ring: Ri
     return found[digest[0] % len(found)]
 
 
-def _equalities(query: Any, dependencies: Sequence[Dependency]) -> Mapping[Path, Equalities]:
+def _equalities(query: Any, by_alias: Mapping[str, Values]) -> Mapping[Path, Equalities]:
     """Return the values that the query binds fields to, by the path from its base table to theirs."""
     found: dict[Path, dict[Any, frozenset[str | None]]] = {}
-    for each in dependencies:
-        for alias in each.aliases if each.values else ():
-            reached = _reached(query, alias)
-            if reached is None:
-                continue
-            path, model = reached
-            fields = {
-                field.column: field
-                for field in model._meta.concrete_fields
-                if table_name(field.model._meta.db_table) == each.table
-            }
-            bound = {
-                fields[column]: frozenset(texts) for column, texts in each.values.items() if column in fields
-            }
-            found[path] = {**found.get(path, {}), **bound}
+    for alias, values in by_alias.items():
+        reached = _reached(query, alias) if values else None
+        if reached is None:
+            continue
+        path, model = reached
+        table = table_name(query.alias_map[alias].table_name)
+        fields = {
+            field.column: field
+            for field in model._meta.concrete_fields
+            if table_name(field.model._meta.db_table) == table
+        }
+        bound = {fields[column]: frozenset(texts) for column, texts in values.items() if column in fields}
+        found[path] = {**found.get(path, {}), **bound}
     return found
 
 
@@ -262,7 +269,9 @@ def _reached(query: Any, alias: str) -> tuple[Path, type[models.Model]] | None:
 
 
 def _forget(**_: Any) -> None:
+    global _values  # noqa: PLW0603  # see ``_remember``
     _plans.clear()
+    _values = 0
 
 
 for _signal in (class_prepared, post_migrate, setting_changed):

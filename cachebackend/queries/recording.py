@@ -70,13 +70,14 @@ class Recorder:
             primary keys from their own entries.
 
     Attributes:
+        query: The query.
         statement: The SQL and its parameters; None: the result is known to be empty.
         selects: Each SELECT of the statement.
         unknown: Why it is not known what a part of the statement reads; None: everything is known.
     """
 
     def __init__(self, query: Query, *, leaves_out_rows: bool = False) -> None:
-        self._query = query
+        self.query = query
         self._runs_another = False
         self.statement: tuple[str, Sequence[Any]] | None = None
         self.selects: list[Select] = []
@@ -120,7 +121,7 @@ class Recorder:
 
         Another query may run while the statement is compiled: Django looks up a content type.
         """
-        if select.query is self._query or (type(select.query) is AggregateQuery and not self._open):
+        if select.query is self.query or (type(select.query) is AggregateQuery and not self._open):
             with suppress(EmptyResultSet):
                 self.statement = select.compiler.as_sql()
             return None
@@ -143,7 +144,7 @@ class Recorder:
 
     def _get_select(self, select: Select, get_select: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the selected columns, and note those that are not columns of whole rows."""
-        if self._runs_another or not select.query.default_cols or self._query.combinator:
+        if self._runs_another or not select.query.default_cols or self.query.combinator:
             return get_select(*args, **kwargs)
         self._selected = select
         try:

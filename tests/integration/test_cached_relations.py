@@ -12,6 +12,7 @@ from django.db.models import Prefetch, Q, prefetch_related_objects
 
 from cachebackend import CachedManager
 from cachebackend.invalidation import catalogue
+from cachebackend.queries.whole_rows import WholeRows
 from tests.integration.test_cached_queryset_users import cache, cached, names_of, poems, statements
 from tests.shop.models import KeptManager, Note
 from tests.zoo.models import Author, Kiosk, Label, Mark, Place, Poem, Post
@@ -192,3 +193,32 @@ def test_an_argument_that_changes_misleads_no_other_query(author: Author) -> Non
     Poem.objects.create(name="a9", author=author)
     assert cached().filter(author=author).count() == 4
     assert sorted(names_of(cached().filter(author=author))) == ["a0", "a1", "a2", "a9"]
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_a_row_that_moves_while_it_is_prefetched(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It belongs to none of the instances any more, however many there are, and Django looks for its one.
+
+    1. reader    reads the result of the prefetch: the primary keys of the poems of some authors
+    2. writer    moves a poem to another author, and commits
+    3. reader    reads the poems from their own entries: one has that author
+    """
+    authors = [Author.objects.create(name=f"author {n}") for n in range(count)]
+    moved, *_ = [Poem.objects.create(name=f"of {author.name}", author=author) for author in authors]
+    another = Author.objects.create(name="another")
+    prefetched = Prefetch("poem_set", Poem.cached.all(), to_attr="poems")
+
+    def read() -> list[int]:
+        found = Author.cached.filter(name__startswith="author ").order_by("pk")
+        return [len(each.poems) for each in found.prefetch_related(prefetched)]
+
+    assert read() == read() == [1] * count
+    instances = WholeRows.instances
+
+    def after_a_move(whole: WholeRows, *args: Any) -> Any:
+        if whole.manager.model is Poem:
+            Poem.objects.filter(pk=moved.pk).exclude(author=another).update(author=another)
+        return instances(whole, *args)
+
+    monkeypatch.setattr(WholeRows, "instances", after_a_move)
+    assert read() == [0, *[1] * (count - 1)]

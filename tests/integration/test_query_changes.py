@@ -633,6 +633,15 @@ def test_rows_are_compared_with_the_values_of_inherited_columns(cache: RingCache
     assert equalities(Author.objects.filter(poem__rank=2)) == {}
 
 
+def test_rows_are_compared_with_all_values_of_a_condition(cache: RingCache) -> None:
+    """Also with more than a result has tags for."""
+    queryset = Poem.objects.filter(rank__in=range(50), name__in=["a", "b"])
+    plan = plan_of(queryset.values("pk").query.get_compiler("default"), "multi", QueryOptions(), cache)
+    assert plan is not None
+    found = {field.name: len(texts) for field, texts in plan.equalities[()].items()}
+    assert found == {"rank": 50, "name": 2}
+
+
 def test_a_result_with_another_timeout_has_a_key_of_its_own(cache: RingCache) -> None:
     """Or a reader would get a result that is older than its own timeout allows."""
     compiler = Poem.objects.filter(rank=0).values("pk").query.get_compiler("default")

@@ -36,7 +36,7 @@ def cache() -> Any:
 
 def dependency(column: str, value: str) -> Dependency:
     """Return what a query depends on that compares a column of articles with a value."""
-    return Dependency("demo_article", ("demo_article",), Article, Shape([column], ["id"]), {column: (value,)})
+    return Dependency("demo_article", Article, Shape([column], ["id"]), {column: (value,)})
 
 
 def test_the_form_of_a_query_names_its_shapes_and_not_its_values() -> None:

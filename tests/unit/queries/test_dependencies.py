@@ -68,6 +68,8 @@ def test_the_column_with_most_values_is_not_bound_if_there_are_too_many_tags() -
     assert found.shape.bound == ("name",)
     assert len(found.tags()) == 2 <= MOST_TAGS
     assert found.shape.depends_on({"rank"})
+    [found] = depends(Author.objects.filter(rank__in=range(MOST_TAGS + 1)))
+    assert found.shape.bound == ()
 
 
 def test_a_query_without_conditions_has_one_tag() -> None:

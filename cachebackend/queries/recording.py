@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
-from threading import get_ident
 from typing import Any
 
 from django.core.exceptions import EmptyResultSet
@@ -89,22 +89,25 @@ class Recorder:
 
     @contextmanager
     def recording(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
-        """Record the statement that this thread compiles for a connection in the block."""
+        """Record the statement that this thread or task compiles for a connection in the block.
+
+        A block may be inside another one: code of a field that runs while Django compiles the outer statement
+        may evaluate a cached queryset.
+        """
         operations: Any = connection.ops
-        class_of, thread = operations.compiler, get_ident()
-
-        def recorded(name: str) -> Any:
-            found = class_of(name)
-            # Threads rarely share a connection, but Django allows it
-            is_recorded = get_ident() == thread and not self._runs_another
-            return partial(self._new_compiler, found) if is_recorded else found
-
-        self._quote = operations.quote_name
-        operations.compiler = recorded
+        self._quote, class_of = operations.quote_name, operations.compiler
+        if getattr(class_of, "func", None) is not _compiler_class:
+            # It stays there: another thread may use the connection, which Django allows
+            operations.compiler = partial(_compiler_class, class_of)
+        token = _recorder.set(self)
         try:
             yield
         finally:
-            del operations.compiler
+            _recorder.reset(token)
+
+    def compiler_class(self, found: Any) -> Any:
+        """Return a class of compilers, or what makes compilers of it that are recorded."""
+        return found if self._runs_another else partial(self._new_compiler, found)
 
     def _new_compiler(self, compiler_class: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
         compiler = compiler_class(query, *args, **kwargs)
@@ -203,6 +206,15 @@ class Recorder:
         for column in columns_in(reference):
             if any(select.has(column.alias) for select in self._open):
                 self._note_column(column)
+
+
+_recorder: ContextVar[Recorder | None] = ContextVar("ringcache_recorder", default=None)
+
+
+def _compiler_class(class_of: Callable[[str], Any], name: str) -> Any:
+    """Return the class of compilers that a database has for a name; what it makes may be recorded."""
+    found, recorder = class_of(name), _recorder.get()
+    return found if recorder is None else recorder.compiler_class(found)
 
 
 def _left_out(class_info: Any) -> Collection[int]:

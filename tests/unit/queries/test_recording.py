@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
-from django.db.models import Count, Exists, F, FilteredRelation, OuterRef, Q, Window
+from django.db.models import Count, Exists, F, FilteredRelation, IntegerField, OuterRef, Q, Window
 from django.db.models.functions import RowNumber
 
 from cachebackend.queries.recording import Recorder, columns_in
@@ -135,7 +135,55 @@ def test_another_thread_is_not_recorded() -> None:
         thread.start()
         thread.join()
     assert made == [connection.ops.compiler("SQLCompiler")]
-    assert "compiler" not in vars(connection.ops)
+
+
+def test_two_threads_record_at_once() -> None:
+    """The one that ends first does not end the recording of the other."""
+    connection, query = (
+        connections["lite"],
+        Poem.objects.filter(author__in=Author.objects.filter(rank=1)).query,
+    )
+    inside, recorded = threading.Barrier(2), []
+
+    def record() -> None:
+        with Recorder(Author.objects.all().query).recording(connection):
+            inside.wait(timeout=60)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    recorder = Recorder(query)
+    with recorder.recording(connection):
+        inside.wait(timeout=60)
+        thread.join()
+        query.get_compiler(connection=connection).execute_sql()
+        recorded += [set(select.tables.values()) for select in recorder.selects]
+    assert len(recorded) == 2
+
+
+def test_a_statement_is_recorded_while_another_one_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of a field that converts a value may evaluate a cached queryset."""
+    connection = connections["lite"]
+    inner, outer = (
+        Author.objects.filter(rank=2).query,
+        Poem.objects.filter(rank=1, author__in=Author.objects.filter(name="a")).query,
+    )
+    of_inner, of_outer = Recorder(inner), Recorder(outer)
+    convert, converted = IntegerField.get_db_prep_value, []
+
+    def converting(field: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not converted:
+            converted.append(value)
+            with of_inner.recording(connection):
+                inner.get_compiler(connection=connection).execute_sql()
+        return convert(field, value, *args, **kwargs)
+
+    monkeypatch.setattr(IntegerField, "get_db_prep_value", converting)
+    with of_outer.recording(connection):
+        outer.get_compiler(connection=connection).execute_sql()
+    assert [set(select.tables) for select in of_inner.selects] == [{"zoo_author"}]
+    assert {"zoo_poem", "U0"} <= {alias for select in of_outer.selects for alias in select.tables}
+    assert of_inner.statement is not None
+    assert of_outer.statement == outer.get_compiler(connection=connection).as_sql()
 
 
 def test_columns_in_an_expression_are_found() -> None:

@@ -14,9 +14,10 @@ from types import NoneType
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Aggregate, Func, Lookup
+from django.core.exceptions import FieldError
+from django.db.models import Aggregate, DateField, Func, Lookup, TimeField
 from django.db.models.expressions import DatabaseDefault, RawSQL, Value
-from django.db.models.functions import Now, Random
+from django.db.models.functions import Cast, Now, Random
 from django.db.models.sql import AggregateQuery, Query
 from django.db.models.sql.where import ExtraWhere
 
@@ -86,16 +87,30 @@ def check_stable(node: Any) -> None:
     """Raise NotCached if a node has another value each time that the query runs."""
     if type(node) in VOLATILE:
         raise NotCached(f"{type(node).__name__}() has another value each time that the query runs")
-    given = node.value if type(node) is Value else _text_of_range(node)
+    if isinstance(node, Cast) and _is_of_time(node):
+        [source] = node.get_source_expressions()
+        if type(source) is not Value and not _is_of_time(source):
+            raise NotCached("a text that is cast to a date or time may stand for the present time")
+    given = node.value if type(node) is Value else _compared_with_time(node)
     if type(given) not in _WITHOUT_TEXT and _PRESENT.search(text := str(given)):
         raise NotCached(f"the database may take the text {text[:40]!r} for the present time")
 
 
-def _text_of_range(node: Any) -> Any:
-    """Return what a lookup compares a range with: Django sends a text to the database as it is."""
-    if not isinstance(node, Lookup) or hasattr(node.rhs, "resolve_expression"):
-        return None
-    return node.rhs if hasattr(getattr(node.lhs, "output_field", None), "range_type") else None
+def _compared_with_time(node: Any) -> Any:
+    """Return what a lookup compares times with: Django sends the text of a range or array as it is."""
+    is_constant = isinstance(node, Lookup) and not hasattr(node.rhs, "resolve_expression")
+    return node.rhs if is_constant and _is_of_time(node.lhs) else None
+
+
+def _is_of_time(expression: Any) -> bool:
+    """Return whether an expression is a date or time, or an array or range of them."""
+    try:
+        field = getattr(expression, "output_field", None)
+    except FieldError:  # Django does not know it either
+        return False
+    while (inner := getattr(field, "base_field", None)) is not None:
+        field = inner
+    return isinstance(field, DateField | TimeField)
 
 
 def check_known(node: Any) -> None:

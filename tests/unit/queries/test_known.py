@@ -7,9 +7,20 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from django.db.models import Aggregate, CharField, Count, ExpressionWrapper, F, Func, Value
+from django.db.models import (
+    Aggregate,
+    CharField,
+    Count,
+    DateField,
+    DateTimeField,
+    ExpressionWrapper,
+    F,
+    Func,
+    TimeField,
+    Value,
+)
 from django.db.models.expressions import RawSQL
-from django.db.models.functions import Lower, Now, Random
+from django.db.models.functions import Cast, Concat, Left, Lower, Now, Random
 from django.db.models.lookups import Exact
 from django.db.models.sql import Query
 from django.db.models.sql.where import ExtraWhere
@@ -30,10 +41,10 @@ class OwnCount(Count):
     pass
 
 
-class RangeLike(CharField):
-    """A field that is compared as those of ranges are, which need psycopg."""
+class RangeOfTimes(CharField):
+    """A field that is compared as those of ranges and arrays are, which need psycopg."""
 
-    range_type = tuple
+    base_field = DateTimeField()
 
 
 @pytest.mark.parametrize("expression", [F("x"), Value(1), Lower("x"), Count("x")])
@@ -114,7 +125,12 @@ _PRESENT_TIMES: dict[str, Any] = {
     "after many spaces": Value(" " * 100 + "now"),
     "a range": Value("[today,)"),
     "an array": Value(["x", "now"]),
-    "what a range is compared with": Exact(ExpressionWrapper(F("x"), RangeLike()), "[yesterday,tomorrow]"),
+    "what a range is compared with": Exact(ExpressionWrapper(F("x"), RangeOfTimes()), "[yesterday,tomorrow]"),
+    "a text that is made": Cast(Concat(Value("no"), Value("w")), DateTimeField()),
+    "a part of a text": Cast(Left(Value("nowhere"), 3), TimeField()),
+    "a column": Cast(ExpressionWrapper(F("x"), CharField()), DateField()),
+    "a column of an unknown type": Cast(F("x"), DateField()),
+    "several": Cast(ExpressionWrapper(F("x"), CharField()), RangeOfTimes()),
 }
 
 
@@ -126,8 +142,19 @@ def test_a_text_may_stand_for_the_present_time(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", [Value("nowhere"), Value("unknown"), Value(["x"]), Value(7), Exact(F("x"), "now")], ids=repr
+    "expression",
+    [
+        Value("nowhere"),
+        Value("unknown"),
+        Value(["x"]),
+        Value(7),
+        Exact(F("x"), "now"),
+        Cast(Value("2026-01-01"), DateField()),
+        Cast(ExpressionWrapper(F("x"), DateTimeField()), DateField()),
+        Cast(F("x"), CharField()),
+    ],
+    ids=repr,
 )
 def test_other_texts_are_what_they_are(expression: Any) -> None:
-    """So is a text that a column of texts is compared with."""
+    """So is one that a column of texts is compared with; so are constants and times cast to times."""
     check_stable(expression)

@@ -49,12 +49,14 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-#: Statements after which the same query may return other texts: those that set the time zone of the session,
-#: or how it shows dates, intervals, floats or bytes. A transaction that has run one has results of its own.
-_FORMS = re.compile(
-    _BEGIN
-    + r"(?:SET\b|SELECT\s+(?:pg_catalog\.)?set_config\b)[^;]*?\b(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE"
-    r"|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|LC_[A-Z]+)\b",
+#: Statements after which the same query may return other results: those that set the time zone of the
+#: session, how it shows dates, intervals, floats or bytes, how it compares texts, or where it looks for
+#: tables. A transaction that has run one has results of its own.
+_SETTINGS = re.compile(
+    _BEGIN + r"(?:SET\b|SELECT\s+(?:pg_catalog\.)?set_config\b)[^;=]*?(?<![.\w])"
+    r"(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
+    r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
+    r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b",
     re.IGNORECASE | re.DOTALL,
 )
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
@@ -81,7 +83,7 @@ class OpenTransaction:
             ``changes_are_known`` was called.
         has_unknown_changes: Whether one ran outside of ``of_known_rows``, as raw SQL does.
         has_reset_settings: Whether a statement may have ended the settings of the transaction.
-        has_own_forms: Whether a statement has changed in which form the database returns values.
+        has_own_settings: Whether a statement has changed a setting on which results of queries depend.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran. It is not remembered
             of a transaction that Django does not manage, whose end may not be seen.
@@ -93,7 +95,7 @@ class OpenTransaction:
     has_new_changes: bool
     has_unknown_changes: bool
     has_reset_settings: bool
-    has_own_forms: bool
+    has_own_settings: bool
     sees_commits: bool | None
     rolled_back = 0
 
@@ -167,7 +169,7 @@ class OpenTransaction:
         self._before_changes.clear()
 
     def _forget_changes(self) -> None:
-        self.has_new_changes = self.has_unknown_changes = self.has_own_forms = False
+        self.has_new_changes = self.has_unknown_changes = self.has_own_settings = False
         _changed.discard(self._as_changed)
 
     def _around_statement(
@@ -198,8 +200,8 @@ class OpenTransaction:
         is_savepoint = _SAVEPOINT.match(sql) is not None
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
-        if _FORMS.match(sql):
-            self.has_own_forms = True
+        if _SETTINGS.match(sql):
+            self.has_own_settings = True
             self.note_changes()
         is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
         if not is_known and not is_savepoint and not _READS.match(sql):

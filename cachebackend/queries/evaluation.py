@@ -124,8 +124,8 @@ class Evaluation:
         except EmptyResultSet:
             return None
         if plan is not None and any_changed():
-            if OpenTransaction.of(compiler.connection).has_own_forms:
-                raise NotCached("the open transaction has set its time zone, or the form of values in texts")
+            if OpenTransaction.of(compiler.connection).has_own_settings:
+                raise NotCached("the open transaction has set its time zone, or another setting of results")
             if has_changed_tables(compiler.connection, plan.tables):
                 raise NotCached("the open transaction has changed a table that the query reads")
         return plan

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.postgres.search import SearchQuery, SearchVector
 from django.db import connection, transaction
 from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch
 from django.db.models.expressions import RawSQL
@@ -167,6 +168,27 @@ def test_a_time_zone_of_a_transaction_is_its_own(sql: str, is_read_before: bool)
         assert "time zone" in Novel.cached.all().explain_cache()
     assert days() == days() == ["2026-01-01"]
     assert statements(days) == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "sql",
+    ["SET LOCAL default_text_search_config = 'simple'", "SET LOCAL search_path = pg_temp, other, public"],
+)
+def test_a_setting_of_a_transaction_makes_results_of_its_own(sql: str) -> None:
+    """What it finds is not what other transactions find."""
+    Author.objects.create(name="the cats")
+    queryset = Author.cached.annotate(words=SearchVector("name")).filter(words=SearchQuery("cat"))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA other; CREATE TABLE other.zoo_author (LIKE zoo_author)")
+        try:
+            with transaction.atomic():
+                cursor.execute(sql)
+                assert list(queryset.all()) == []
+                assert "setting" in queryset.explain_cache()
+            assert [author.name for author in queryset.all()] == ["the cats"]
+        finally:
+            cursor.execute("DROP SCHEMA other CASCADE")
 
 
 @pytest.mark.postgres

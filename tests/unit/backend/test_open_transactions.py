@@ -180,25 +180,31 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
         ("set session time_zone = '+00:00'", True),
         ("/* a comment */ SET LOCAL DateStyle = 'SQL'", True),
         ("SELECT set_config('TimeZone', 'Asia/Tokyo', true)", True),
+        ("SET LOCAL pg_trgm.similarity_threshold = 0.9", True),
+        ("SET default_text_search_config TO simple", True),
+        ("SET LOCAL search_path = other, public", True),
+        ("SET SCHEMA 'other'", True),
         ("SELECT set_config('app.tenant', '1', true)", False),
+        ("SET LOCAL ROLE tenant", False),
+        ("SET LOCAL app.schema = 'names'", False),
         ("SET LOCAL lock_timeout = '1s'", False),
         ("UPDATE t SET time_zone = 1", False),
     ],
 )
-def test_a_transaction_that_sets_forms_of_values_has_results_of_its_own(
+def test_a_transaction_that_sets_what_results_depend_on_has_results_of_its_own(
     connection: Any, sql: str, is_set: bool
 ) -> None:
     """Until it ends, or is rolled back to a savepoint before that."""
     transaction = OpenTransaction.of(connection)
     connection.run("SAVEPOINT x")
     connection.run(sql)
-    assert transaction.has_own_forms is is_set
+    assert transaction.has_own_settings is is_set
     assert any_changed() or not is_set
     connection.run("ROLLBACK TO SAVEPOINT x")
-    assert not transaction.has_own_forms
+    assert not transaction.has_own_settings
     connection.run(sql)
     connection.commit()
-    assert not transaction.has_own_forms
+    assert not transaction.has_own_settings
 
 
 def test_a_savepoint_of_an_earlier_transaction_is_unknown(connection: Any) -> None:

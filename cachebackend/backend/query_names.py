@@ -6,6 +6,8 @@ as the names of models' tags do.
 
 from __future__ import annotations
 
+from cachebackend.backend.scope import part_of_table
+
 __all__ = [
     "SHARDS",
     "is_shard_name",
@@ -22,12 +24,13 @@ SHARDS = 8
 
 def shape_tag_name(scope: str, table: str, tag: str) -> str:
     """Return the name of a shape's tag, given its last part (``Shape.tag``)."""
-    return f"queries:{scope}:{table}:{tag}"
+    return f"queries:{scope}:{part_of_table(table)}:{tag}"
 
 
 def shard_names(scope: str, table: str) -> list[str]:
     """Return the names of all shards of a table."""
-    return [f"shapes:{scope}:{table}:{number}" for number in range(SHARDS)]
+    part = part_of_table(table)
+    return [f"shapes:{scope}:{part}:{number}" for number in range(SHARDS)]
 
 
 def is_shard_name(name: str) -> bool:
@@ -42,4 +45,4 @@ def table_of_shard(name: str) -> str:
 
 def prefixes_of_queries(database: str, table: str) -> tuple[str, str]:
     """Return what the names of all shards of a table begin with; a namespace may be between the two."""
-    return f"shapes:{database}", f":{table}:"
+    return f"shapes:{database}", f":{part_of_table(table)}:"

@@ -27,6 +27,7 @@ __all__ = [
     "databases_of_write",
     "digest",
     "is_asked_in_thread",
+    "part_of_table",
     "scope_of",
     "scopes_of_write",
 ]
@@ -71,6 +72,11 @@ def database_of(row: models.Model) -> str:
 def digest(text: str) -> str:
     """Return the hash of a text, under a prefix that no text has which is not hashed."""
     return f"#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def part_of_table(name: str) -> str:
+    """Return a table as a part of keys: its name, or the hash of one that Django would warn about."""
+    return name if name.isprintable() and " " not in name else digest(name)
 
 
 def _aliases_of(using: str) -> list[str]:

@@ -15,7 +15,7 @@ from django.db import models, router
 
 from cachebackend.backend.canonical import is_comparable, key_parts
 from cachebackend.backend.lazy_objects import loaded
-from cachebackend.backend.scope import database_of, scope_of
+from cachebackend.backend.scope import database_of, part_of_table, scope_of
 
 __all__ = [
     "Tag",
@@ -104,11 +104,11 @@ def model_tag_name(model: type[models.Model], scope: str) -> str:
 
 
 def table_of(model: type[models.Model]) -> str:
-    """Return the name of a model's table, by which the keys and tags of its rows are named.
+    """Return the part of keys and tags of a model's rows that names its table.
 
     Two releases of a project, in which the model has another name, find each other's keys.
     """
-    return (model._meta.concrete_model or model)._meta.db_table
+    return part_of_table((model._meta.concrete_model or model)._meta.db_table)
 
 
 def row_tag_name(model: type[models.Model], pk: Any, scope: str) -> str | None:

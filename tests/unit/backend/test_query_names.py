@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from django.core.cache.backends.base import memcache_key_warnings
+
 from cachebackend.backend.query_names import (
     SHARDS,
     prefixes_of_queries,
@@ -36,3 +38,12 @@ def test_the_table_of_a_shard_is_in_its_name() -> None:
     assert table_of_shard("shapes:default@shop:shop_product:3") == "shop_product"
     assert table_of_shard("demo:1:shapes:default@shop:shop_product:3") == "shop_product"
     assert [table_of_shard(name) for name in ("", "x", "x:y", ":")] == ["", "", "x", ""]
+
+
+def test_a_table_with_a_space_makes_keys_that_django_accepts() -> None:
+    """It warns about a key with a space, at each write."""
+    table = 'stock of "2026"'
+    names = [*shard_names("default@shop", table), shape_tag_name("default@shop", table, "x")]
+    assert not [warning for name in names for warning in memcache_key_warnings(name)]
+    assert prefixes_of_queries("default@shop", table)[1] in names[0]
+    assert names[0] != shard_names("default@shop", 'stock of "2025"')[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.core.cache.backends.base import memcache_key_warnings
 from django.core.exceptions import ImproperlyConfigured
 
 from cachebackend.backend.scope import scope_of
 from cachebackend.backend.tag_names import names_of_text, row_tag_name, tag_name, watch_tags_of
+from cachebackend.managers.keys import RowKeys
 from tests.shop.models import Author, Coin, Everything, Line, Product, Review, SaleProduct, Tag
 
 
@@ -72,3 +74,11 @@ def test_a_text_may_name_a_watched_model_or_its_row(text: str, means: list[Any])
 def test_a_model_is_watched_once() -> None:
     """A second manager of the model changes nothing."""
     assert not watch_tags_of(Tag)
+
+
+def test_a_table_with_a_space_makes_keys_that_django_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It warns about a key with a space, at each write."""
+    monkeypatch.setattr(Tag._meta, "db_table", 'tags of "2026"')
+    names = [tag_name(Tag), tag_name(Tag(pk=7)), *RowKeys(Tag, []).of_rows([{"pk": 7, "id": 7}], ["s"])]
+    assert not [warning for name in names for warning in memcache_key_warnings(name)]
+    assert len({*names}) == 3

@@ -238,6 +238,16 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
 
     # Writing
 
+    def get_or_create(self, defaults: Any = None, **kwargs: Any) -> tuple[M, bool]:
+        """Return a row as it is in the database, or create it, and whether it was created.
+
+        The database may refuse to create a row because of one whose writer has not invalidated its absence
+        yet: Django then reads again, and must find it.
+        """
+        return self.uncached().get_or_create(defaults, **kwargs)
+
+    get_or_create.alters_data = True  # type: ignore[attr-defined]
+
     def delete(self) -> tuple[int, dict[str, int]]:
         """Delete the rows, as they are in the database."""
         return self.uncached().delete()

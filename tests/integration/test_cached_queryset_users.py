@@ -316,6 +316,24 @@ def test_a_row_that_is_absent_in_the_cache_is_created_once() -> None:
     assert (poem.rank, is_new) == (3, False)
 
 
+@pytest.mark.parametrize("create", ["get_or_create", "update_or_create"])
+def test_a_row_whose_writer_has_not_invalidated_its_absence_yet_is_found(create: str) -> None:
+    """The database refuses to create another one.
+
+    1. creator   finds no row: that is cached
+    2. writer    inserts the row, and commits. It has not deleted the cached absence yet
+    3. creator   inserts a row: refused, so it reads again
+    """
+    with pytest.raises(Poem.DoesNotExist):
+        cached().get(name="n")
+    with connection.cursor() as cursor:  # nothing sees it
+        cursor.execute("INSERT INTO zoo_poem (name, rank) VALUES ('n', 3)")
+    poem, is_new = getattr(cached(), create)(name="n", defaults={})
+    assert (poem.rank, is_new) == (3, False)
+    poem, is_new = getattr(Poem.cached, create)(name="n", defaults={})
+    assert (poem.rank, is_new) == (3, False)
+
+
 # The admin, REST framework and async views
 
 

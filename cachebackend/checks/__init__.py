@@ -20,7 +20,7 @@ from cachebackend.checks.cached_models import (
 )
 from cachebackend.checks.caching import (
     check_aliases,
-    check_columns_as_json,
+    check_columns_of_codecs,
     check_engines,
     check_lookup_collations,
     check_lookups,
@@ -56,7 +56,7 @@ from cachebackend.checks.write_behind import (
 
 __all__ = [
     "check_aliases",
-    "check_columns_as_json",
+    "check_columns_of_codecs",
     "check_configured_managers",
     "check_engines",
     "check_ignored_fields",
@@ -109,7 +109,7 @@ def register_checks() -> None:
     register(Tags.models)(check_trigger_databases)
     register(Tags.models)(check_namespace_of_writers)
     register(Tags.models)(check_outbox_of_writers)
-    register(Tags.models)(check_columns_as_json)
+    register(Tags.models)(check_columns_of_codecs)
     register(Tags.models)(check_lookups)
     register(Tags.models)(check_model_labels)
     register(Tags.models)(check_configured_managers)

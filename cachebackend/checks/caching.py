@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
@@ -35,7 +35,7 @@ from cachebackend.writebehind.queue import behind_models
 
 __all__ = [
     "check_aliases",
-    "check_columns_as_json",
+    "check_columns_of_codecs",
     "check_engines",
     "check_lookup_collations",
     "check_namespace",
@@ -51,15 +51,18 @@ __all__ = [
     "settings_faults",
 ]
 
-#: The fields whose values the codec "json" refuses.
-_NOT_JSON = (
-    models.BinaryField,
-    models.DateField,
-    models.DecimalField,
-    models.DurationField,
-    models.TimeField,
-    models.UUIDField,
-)
+#: The fields whose values a codec refuses, beside ranges.
+_REFUSED: Mapping[str, tuple[type[Any], ...]] = {
+    "json": (
+        models.BinaryField,
+        models.DateField,
+        models.DecimalField,
+        models.DurationField,
+        models.TimeField,
+        models.UUIDField,
+    ),
+    "msgpack": (),
+}
 
 
 def check_ring_settings(**_: Any) -> list[CheckMessage]:
@@ -134,39 +137,41 @@ def check_outbox_of_writers(**_: Any) -> list[CheckMessage]:
     ]
 
 
-def check_columns_as_json(**_: Any) -> list[CheckMessage]:
-    """ringcache.E016: a cached model has a column that the alias' codec ``json`` cannot hold."""
+def check_columns_of_codecs(**_: Any) -> list[CheckMessage]:
+    """ringcache.E016: a cached model has a column that the alias' codec cannot hold."""
     return [
         Error(
             f"{model._meta.label}.{dependent.name} is cached by CACHES[{dependent.cache_alias!r}], whose "
-            f"codec 'json' cannot hold {', '.join(names)}: every read that fills would fail.",
-            hint="Use the codec 'msgpack', which also never pickles.",
+            f"codec {codec!r} cannot hold {', '.join(names)}: every read that fills would fail.",
+            hint="Use the codec 'msgpack', which also never pickles, or 'signed-pickle' for ranges.",
             obj=model,
             id="ringcache.E016",
         )
         for model, dependent in all_dependents()
-        if isinstance(dependent, CachedManager) and _is_json(dependent.cache_alias)
-        if (names := [each.name for each in model._meta.concrete_fields if not _is_plain(each)])
+        if isinstance(dependent, CachedManager) and (codec := _codec_of(dependent.cache_alias)) in _REFUSED
+        if (names := [each.name for each in model._meta.concrete_fields if not _can_hold(codec, each)])
     ]
 
 
-def _is_json(alias: str) -> bool:
+def _codec_of(alias: str) -> str:
+    """Return the name of an alias' codec; empty: it has none that is known."""
     try:
-        return alias in ring_aliases() and ring_options(alias).codec == "json"
+        return ring_options(alias).codec if alias in ring_aliases() else ""
     except ConfigurationError:  # check_ring_settings reports it
-        return False
+        return ""
 
 
-def _is_plain(field: Any) -> bool:
-    """Return whether JSON holds the values of a field: for a key or an array, those of another field."""
+def _can_hold(codec: str, field: Any) -> bool:
+    """Return whether a codec holds the values of a field: for a key or an array, those of another field."""
     while isinstance(field, models.ForeignKey):
         field = field.target_field
     if isinstance(field, models.GeneratedField):
         field = field.output_field
-    if isinstance(field, _NOT_JSON) or hasattr(field, "range_type"):  # of Postgres; psycopg may be missing
+    is_range = hasattr(field, "range_type")  # of Postgres; psycopg may be missing
+    if is_range or isinstance(field, _REFUSED[codec]):
         return False
     base = getattr(field, "base_field", None)
-    return base is None or _is_plain(base)
+    return base is None or _can_hold(codec, base)
 
 
 def check_aliases(**_: Any) -> list[CheckMessage]:

@@ -146,11 +146,11 @@ def _refuse() -> None:
     """Raise, unless the project allows queries in event loops."""
 
 
-def _rows(result: Any, result_type: str) -> list[tuple[Any, ...]]:
-    """Return the rows in what ``execute_sql`` has returned."""
+def _rows(result: Any, result_type: str) -> list[list[Any]]:
+    """Return the rows in what ``execute_sql`` has returned, as lists: every codec holds these."""
     if result_type == SINGLE:
-        return [] if result is None else [tuple(result)]
-    return [tuple(row) for chunk in result for row in chunk]
+        return [] if result is None else [list(result)]
+    return [list(row) for chunk in result for row in chunk]
 
 
 @contextmanager

@@ -369,3 +369,18 @@ def test_the_manager_has_every_method_of_a_queryset() -> None:
     values = {"auto_created", "creation_counter", "db", "model", "name", "use_in_migrations"}
     assert [name for name in sorted(names - values) if not callable(getattr(Poem.cached, name, None))] == []
     assert Poem.cached.alias(twice=F("rank") * 2).filter(twice=2).count() == 2
+
+
+@pytest.mark.parametrize("codec", ["auto", "pickle", "signed-pickle", "json", "msgpack"])
+def test_every_codec_holds_results(codec: str, settings: Any) -> None:
+    """Their rows are lists, which JSON knows."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"codec": codec}
+    settings.CACHES = settings.CACHES | {"default": block | {"OPTIONS": options, "KEY_PREFIX": codec}}
+
+    def read() -> Any:
+        rows = cached().filter(rank=1).order_by("name")
+        return [p.name for p in rows], list(rows.values_list("name", "rank")), rows.count(), rows.exists()
+
+    assert read() == read() == (["a1", "b1"], [("a1", 1), ("b1", 1)], 2, True)
+    assert statements(read) == 0

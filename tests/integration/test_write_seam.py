@@ -36,6 +36,7 @@ from tests.integration.test_writes import (
     make_relations,
     read,
 )
+from tests.second_models import second_model, watched_in_block
 from tests.upserts import unique_fields
 from tests.zoo.models import (
     FAMILIES,
@@ -613,3 +614,25 @@ def test_a_value_that_is_not_of_the_cached_type_invalidates_everything(read_auth
     old.objects.filter(name="first").update(rank=8)
     assert Author.cached.get(pk=read_author.pk).rank == 8
     assert cache.get("page") is None
+
+
+@pytest.mark.postgres
+def test_a_table_with_very_many_columns() -> None:
+    """A statement cannot return the old and the new values of all of them."""
+    names = [f"c{number}" for number in range(900)]
+    with watched_in_block(), connection.cursor() as cursor:
+        columns = {name: models.SmallIntegerField(default=0) for name in names}
+        model = second_model(Poem, "zoo_wide", cached=CachedManager(), **columns)
+        listed = ", ".join(f"{name} smallint NOT NULL" for name in names)
+        cursor.execute(f"CREATE TABLE zoo_wide (id bigserial PRIMARY KEY, {listed})")
+        try:
+            row = model.objects.create()
+            row.c1 = 1
+            row.save()
+            assert model.objects.filter(c1=1).update(c899=F("c899") + 1) == 1
+            upserted = {"unique_fields": ["pk"], "update_fields": ["c1"], "update_conflicts": True}
+            model.objects.bulk_create([model(pk=row.pk, c1=2), model()], **upserted)
+            assert list(model.objects.order_by("pk").values_list("c1", "c899")) == [(2, 1), (0, 0)]
+            assert model.objects.filter(c2=0).delete()[0] == 2
+        finally:
+            cursor.execute("DROP TABLE zoo_wide")

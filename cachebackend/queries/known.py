@@ -69,6 +69,8 @@ _WITHOUT_TEXT = frozenset({bool, date, datetime, Decimal, float, int, NoneType, 
 _WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})
 #: Arguments of functions with which a caller writes SQL.
 _SQL_ARGUMENTS = frozenset({"function", "template"})
+#: Those of the ``Func`` by which Django makes an array of the list that a column is compared with.
+_ARRAY = {"function": "ARRAY", "template": "%(function)s[%(expressions)s]"}
 
 
 def check_query(query: Any, compiler_class: type[Any] | None = None) -> None:
@@ -118,5 +120,7 @@ def check_known(node: Any) -> None:
     kind = type(node)
     if kind.__module__ not in KNOWN_MODULES:
         raise NotCached(f"{kind.__module__}.{kind.__qualname__} is not known, so it may read any table")
+    if kind is Func and node.extra == _ARRAY:
+        return
     if kind in _WRITTEN_BY_CALLER or not _SQL_ARGUMENTS.isdisjoint(getattr(node, "extra", ())):
         raise NotCached(f"{kind.__name__} has SQL of the caller, which may read any table")

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from django.contrib.postgres.fields import ArrayField
 from django.db.models import (
     Aggregate,
     CharField,
@@ -16,6 +17,7 @@ from django.db.models import (
     ExpressionWrapper,
     F,
     Func,
+    IntegerField,
     TimeField,
     Value,
 )
@@ -45,6 +47,17 @@ class RangeOfTimes(CharField):
     """A field that is compared as those of ranges and arrays are, which need psycopg."""
 
     base_field = DateTimeField()
+
+
+@pytest.mark.parametrize("lookup", ["contains", "overlap", "exact"])
+def test_a_list_that_an_array_is_compared_with_is_known(lookup: str) -> None:
+    """Django makes a function of it; other functions with such SQL are the caller's."""
+    numbers = ArrayField(IntegerField())
+    compared = numbers.get_lookup(lookup)(ExpressionWrapper(F("x"), numbers), [1, 2]).rhs  # type: ignore[misc]
+    assert type(compared) is Func
+    check_known(compared)
+    with pytest.raises(NotCached):
+        check_known(Func(Value(1), function="ARRAY", template="%(function)s[now()]"))
 
 
 @pytest.mark.parametrize("expression", [F("x"), Value(1), Lower("x"), Count("x")])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -131,38 +129,6 @@ def test_two_clusters_of_a_client_add_nodes_at_the_same_time() -> None:
     assert sorted([*first.shards, *second.shards]) == [0, 1, 2, 3]
 
 
-@pytest.fixture
-def many_switches() -> Iterator[None]:
-    """Threads interrupt each other very often."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("many_switches")
-def test_threads_that_are_redirected_together_start_one_reader() -> None:
-    """Or two, of which one waits; none of them raises an error."""
-    cluster = Cluster(ClusterAddress((("seed.test", 7000),)), (0.1, 0.1), SYSTEM_CLOCK)
-    cluster.try_reload = lambda: None  # type: ignore[method-assign]
-    barrier, errors = threading.Barrier(8), list[Exception]()
-
-    def redirect() -> None:
-        for _ in range(100):
-            barrier.wait()
-            try:
-                cluster.reload_soon()
-            except Exception as error:  # noqa: BLE001  # the test shows it
-                errors.append(error)
-
-    threads = [threading.Thread(target=redirect) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-
-
 def test_a_server_without_slots_is_asked_last_for_the_topology(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,19 +173,6 @@ def test_missed_deletes_go_with_the_slots(cluster: Cluster) -> None:
     assert (seen, held(cluster)) == ([(1, [(0, 1)], 0)], [False, True])
 
 
-def test_a_cluster_without_a_server_that_answers_is_an_error(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It names the first server and why it did not answer."""
-
-    def ask(host: str, port: int) -> Topology:
-        raise ConnectionRefusedError(111, f"refused by {host}:{port}")
-
-    monkeypatch.setattr(cluster._reader, "_ask", ask)
-    with pytest.raises(ConnectionError, match=r"no server of the cluster answers: a\.test:7000"):
-        cluster.reload()
-
-
 def test_a_topology_that_is_older_than_the_last_one_is_the_last_choice(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,32 +187,6 @@ def test_a_topology_that_is_older_than_the_last_one_is_the_last_choice(
     monkeypatch.setattr(cluster._reader, "_ask", lambda host, port: old)
     cluster.reload()
     assert names(cluster) == ["a.test:7000", "b.test:7000"]
-
-
-def test_a_cluster_that_does_not_answer_is_asked_once_a_second(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each call would wait for all servers otherwise; while one thread asks again, the others do not wait."""
-    asked: list[int] = []
-
-    def ask(host: str, port: int) -> Topology:
-        asked.append(port)
-        raise ConnectionRefusedError(111, f"refused by {host}")
-
-    monkeypatch.setattr(cluster._reader, "_ask", ask)
-    servers = len({A, B, C, D}) + 1
-    cluster._epoch = None
-    cluster.try_load()
-    cluster.try_load()
-    with pytest.raises(ConnectionError, match="no server of the cluster answers"):
-        cluster.load()
-    assert len(asked) == servers
-    cluster._retry_at = 0.0
-    assert cluster.is_due
-    with cluster._lock:
-        assert not cluster.is_due
-    cluster.try_load()
-    assert len(asked) == 2 * servers
 
 
 def test_a_redirection_that_names_no_host_is_to_the_owner_of_the_slot(cluster: Cluster) -> None:

@@ -1,7 +1,7 @@
 """When the topology of a cluster is read: at the first command, and again when it may have changed.
 
 Then it is read in the background: after a redirection, a failure, or a reply that a slot is not served. One
-thread reads it at a time; the others wait for that thread, or go on without it.
+thread reads it at a time; the others wait for that thread, or do not need it.
 """
 
 from __future__ import annotations

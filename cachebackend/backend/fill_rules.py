@@ -101,10 +101,15 @@ class Changes(IntEnum):
 
 
 def changed_keys(keys: Iterable[K], using: str) -> set[K]:
-    """Return those of the keys whose rows the open transaction of a database seems to have changed."""
+    """Return those of the keys whose rows differ from the cached ones in the open transaction of a database.
+
+    It seems to have changed them, or has set from where or how it reads rows, by ``search_path`` for example.
+    """
     connection = connections[using]
     if not any_changed() or not is_in_transaction(connection):
         return set()
+    if OpenTransaction.of(connection).has_own_settings:
+        return set(keys)
     pending = _pending_keys(connection, False).values()
     return {key for key in keys if _are_pending((key,), pending)}
 

@@ -49,16 +49,19 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-#: Statements after which the same query may return other results: those that set the time zone of the
-#: session, how it shows dates, intervals, floats or bytes, how it compares texts, or where it looks for
-#: tables. A transaction that has run one has results of its own.
-_SETTINGS = re.compile(
-    _BEGIN + r"(?:SET\b|SELECT\s+(?:pg_catalog\.)?set_config\b)[^;=]*?(?<![.\w])"
-    r"(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
+#: Settings on which rows and results of queries depend: the time zone of the session, how it shows dates,
+#: intervals, floats or bytes, how it compares texts, or where it looks for tables.
+_NAMES = (
+    r"[\"`']?(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
     r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
-    r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b",
+    r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b"
+)
+#: What makes one of them: a statement, which may make several, or a function; a parameter may name any.
+_SET = re.compile(
+    rf"{_BEGIN}SET\b(?:[^;]*?,)?{_BEGIN}(?:(?:SESSION|LOCAL)\b{_BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
     re.IGNORECASE | re.DOTALL,
 )
+_SET_CONFIG = re.compile(rf"\bset_config\s*\(\s*(?:%|{_NAMES})", re.IGNORECASE)
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
@@ -83,7 +86,7 @@ class OpenTransaction:
             ``changes_are_known`` was called.
         has_unknown_changes: Whether one ran outside of ``of_known_rows``, as raw SQL does.
         has_reset_settings: Whether a statement may have ended the settings of the transaction.
-        has_own_settings: Whether a statement has changed a setting on which results of queries depend.
+        has_own_settings: Whether a statement has made a setting on which rows and results of queries depend.
         sees_commits: Whether each statement sees what is committed when it begins; None: the
             database was not asked yet. It cannot change once a statement ran. It is not remembered
             of a transaction that Django does not manage, whose end may not be seen.
@@ -200,7 +203,7 @@ class OpenTransaction:
         is_savepoint = _SAVEPOINT.match(sql) is not None
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
-        if _SETTINGS.match(sql):
+        if _has_settings(sql):
             self.has_own_settings = True
             self.note_changes()
         is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
@@ -258,6 +261,13 @@ class OpenTransaction:
                 self._begin(is_committed=False)
 
         return close_and_forget
+
+
+def _has_settings(sql: str) -> bool:
+    """Return whether one of the statements in a text makes a setting on which results depend."""
+    begins = (0, *(each.end() for each in re.finditer(";", sql)))
+    is_called = "set_config" in sql.lower() and _SET_CONFIG.search(sql) is not None
+    return is_called or any(_SET.match(sql, begin) for begin in begins)
 
 
 def _resets_settings(sql: str) -> bool:

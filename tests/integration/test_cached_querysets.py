@@ -193,6 +193,42 @@ def test_a_setting_of_a_transaction_makes_results_of_its_own(sql: str) -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL search_path = other, public",
+        "SET LOCAL lock_timeout = '9s'; SET LOCAL search_path = other, public",
+        "SELECT 1, set_config('search_path', 'other, public', true)",
+    ],
+)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda pk: Author.cached.get(pk=pk).rank,
+        lambda pk: Author.cached.get(name="a").rank,
+        lambda pk: Author.cached.in_bulk([pk])[pk].rank,
+        lambda pk: next(author.rank for author in Author.cached.filter(pk=pk)),
+        lambda pk: Author.cached.values_list("rank", flat=True).get(pk=pk),
+    ],
+)
+def test_a_transaction_with_another_schema_has_rows_of_its_own(
+    authors: list[Author], sql: str, read: Any
+) -> None:
+    """It stores none that others read, and reads none that others have stored."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA other; CREATE TABLE other.zoo_author AS TABLE zoo_author")
+        cursor.execute("UPDATE other.zoo_author SET rank = 7 WHERE name = 'a'")
+        try:
+            for _ in range(2):
+                with transaction.atomic():
+                    cursor.execute(sql)
+                    assert read(authors[0].pk) == 7
+                assert read(authors[0].pk) == 0
+        finally:
+            cursor.execute("DROP SCHEMA other CASCADE")
+
+
+@pytest.mark.postgres
 def test_a_decimal_that_changes_its_scale_alone() -> None:
     """In a column without a scale, 1.0 and 1.00 are equal, and are returned as they are."""
     with connection.cursor() as cursor:

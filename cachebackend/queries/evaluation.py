@@ -26,11 +26,12 @@ from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.guarded_loads import get_or_load
 from cachebackend.backend.open_transactions import OpenTransaction, any_changed
+from cachebackend.errors import CodecError
 from cachebackend.invalidation.transactions import has_changed_tables
 from cachebackend.queries.counting import CountedRead, count_not_cached
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
-from cachebackend.queries.plans import Plan, plan_of
+from cachebackend.queries.plans import Plan, plan_of, refuse
 
 __all__ = ["UNCACHED", "Evaluation", "evaluated", "install", "not_evaluated", "refuse_in_event_loop"]
 
@@ -89,19 +90,25 @@ class Evaluation:
             return None
         try:
             plan = self._plan(compiler, result_type, cache)
+            rows = None if plan is None else self._read(plan, compiler, result_type, run, cache)
         except NotCached as not_cached:
             self.reasons.append(not_cached.reason)
             count_not_cached(cache, compiler.query, not_cached.reason)
             return None
-        if plan is None:
-            return None
+        return rows
+
+    def _read(self, plan: Plan, compiler: Any, result_type: str, run: Run, cache: RingCache) -> Sequence[Any]:
         refuse_in_event_loop()
-        self.plans.append(plan)
         fill_options = cache.fill_options(self.options.seconds, self.options.stale_for)
         fill_options = fill_options._replace(tags=plan.tags, shapes=plan.shapes)
-        with CountedRead(cache, plan.counted_as) as counted:
-            loader = counted.timed(lambda: _rows(run(), result_type))
-            rows: Sequence[Any] = get_or_load(cache.client, plan.key, loader, fill_options)
+        try:
+            with CountedRead(cache, plan.counted_as) as counted:
+                loader = counted.timed(lambda: _rows(run(), result_type))
+                rows: Sequence[Any] = get_or_load(cache.client, plan.key, loader, fill_options)
+        except CodecError as error:  # a function may return another type than the columns have
+            refuse(plan, str(error))
+            raise NotCached(str(error)) from error
+        self.plans.append(plan)
         self.reads.append((compiler, rows))
         return rows
 

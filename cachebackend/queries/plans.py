@@ -35,7 +35,7 @@ from cachebackend.query_counts import QueryForm
 from cachebackend.ring import ClusterRing, Ring
 from cachebackend.shapes import Shape
 
-__all__ = ["Equalities", "Plan", "key_of_result", "plan_of", "shard_of_result"]
+__all__ = ["Equalities", "Plan", "key_of_result", "plan_of", "refuse", "shard_of_result"]
 
 #: The most plans that a process remembers, and the most values in them with which rows are compared.
 _MAX_PLANS, _MAX_VALUES = 10_000, 1_000_000
@@ -55,6 +55,7 @@ class Plan(NamedTuple):
     """How the result of a statement is cached.
 
     Attributes:
+        name: What the process remembers it by.
         key: The key of the result.
         dependencies: What it depends on.
         tables: The tables that it depends on, as ``invalidation`` names them.
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
         counted_as: The form of the query under which reads of the result are counted.
     """
 
+    name: tuple[Any, ...]
     key: bytes
     dependencies: tuple[Dependency, ...]
     tables: frozenset[str]
@@ -102,7 +104,7 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     plan = _plans.get(name)
     if plan is None:
         try:
-            plan = _new_plan(compiler, digest, scope, kind=kind, options=options, cache=cache)
+            plan = _new_plan(compiler, name, scope, kind=kind, options=options, cache=cache)
         except NotCached as not_cached:
             plan = not_cached
         _remember(name, plan)
@@ -121,6 +123,11 @@ def _remember(name: tuple[Any, ...], plan: Plan | NotCached) -> None:
     _plans[name] = plan
     if isinstance(plan, Plan):
         _values += sum(len(texts) for each in plan.equalities.values() for texts in each.values())
+
+
+def refuse(plan: Plan, reason: str) -> None:
+    """Let this process cache the result of a statement no more."""
+    _plans[plan.name] = NotCached(reason)
 
 
 def _general(plan: Plan, query: Any, kind: str, scope: str, cache: RingCache) -> Plan:
@@ -146,7 +153,7 @@ def _general(plan: Plan, query: Any, kind: str, scope: str, cache: RingCache) ->
 
 
 def _new_plan(
-    compiler: Any, digest: bytes, scope: str, *, kind: str, options: QueryOptions, cache: RingCache
+    compiler: Any, name: tuple[Any, ...], scope: str, *, kind: str, options: QueryOptions, cache: RingCache
 ) -> Plan:
     rules = Rules(lambda table: any(options.alias in each.result_aliases for each in watched_tables(table)))
     depends_on = [apps.get_model(label) for label in options.depends_on]
@@ -154,7 +161,7 @@ def _new_plan(
     # A process that was started before a migration has another catalogue, and reads other dependencies from
     # it. It finds no result of the newer processes, nor they one of it
     facts = [catalogue_of(each.model._meta.db_table, compiler.using).text for each in compiled.dependencies]
-    digest = sha256(digest + "\0".join(facts).encode()).digest()
+    digest = sha256(name[-1] + "\0".join(facts).encode()).digest()
     ring = cache.client.context.ring
     of_each = [cache.many_tag_bytes(each.tag_names(scope)) for each in compiled.dependencies]
     bound = [
@@ -173,6 +180,7 @@ def _new_plan(
             f"the result depends on {len(tags)} tags of {len(shapes)} shapes, more than {_MAX_NAMES}"
         )
     return Plan(
+        name,
         key,
         tuple(compiled.dependencies),
         frozenset(each.table for each in compiled.dependencies),

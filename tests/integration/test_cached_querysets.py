@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.postgres.search import SearchQuery, SearchVector
 from django.db import connection, transaction
-from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch
+from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch, Sum
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Now
 from django.db.models.signals import post_init
@@ -421,6 +421,22 @@ def test_every_codec_holds_results(codec: str, settings: Any) -> None:
 
     assert read() == read() == (["a1", "b1"], [("a1", 1), ("b1", 1)], 2, True)
     assert statements(read) == 0
+
+
+@pytest.mark.postgres
+def test_a_result_that_the_codec_refuses_is_not_cached(settings: Any) -> None:
+    """A sum of integers is a decimal; no check of columns shows it. The process tries it once."""
+    block = settings.CACHES["default"]
+    options = block.get("OPTIONS", {}) | {"codec": "json"}
+    settings.CACHES = settings.CACHES | {"default": block | {"OPTIONS": options, "KEY_PREFIX": "json"}}
+    sums = cached(Author).annotate(n=Sum("poem__pk")).values_list("n", flat=True)
+    for _ in range(2):
+        assert cached().aggregate(a=Avg("rank")) == {"a": 1.0}
+        assert sum(sums.all()) == sum(Poem.objects.values_list("pk", flat=True))
+        assert [poem.half for poem in cached().filter(name="a1").annotate(half=F("rank") / 2.0)] == [0.5]
+    assert statements(lambda: cached().aggregate(a=Avg("rank"))) == 1
+    assert "not cached: codec 'json' cannot hold a Decimal" in sums.explain_cache()
+    assert "cached as" not in sums.explain_cache()
 
 
 @pytest.mark.parametrize("column", ["name", "rank"])

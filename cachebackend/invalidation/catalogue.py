@@ -25,7 +25,6 @@ from cachebackend.invalidation.catalogue_queries import read_table
 
 __all__ = [
     "LONGEST_TEXT",
-    "MOST_BINDABLE",
     "TableCatalogue",
     "bindable_fields",
     "catalogue_of",
@@ -35,9 +34,6 @@ __all__ = [
 
 #: Characters. A column of longer texts is not bound: writers would read long values only for their digests.
 LONGEST_TEXT = 200
-#: Columns of a table whose values writers read, at most: a statement returns each of them twice, and Postgres
-#: returns at most 1,664 columns. A value that is not read may be any value.
-MOST_BINDABLE = 500
 AnyField: TypeAlias = "models.Field[Any, Any]"
 
 
@@ -108,7 +104,7 @@ def catalogue_of(table: str, using: str) -> TableCatalogue:
 
 
 def bindable_fields(model: type[models.Model], using: str) -> tuple[AnyField, ...]:
-    """Return the fields of a model's own table that queries may bind, at most ``MOST_BINDABLE``.
+    """Return the fields of a model's own table that queries may bind.
 
     Writers need the old and the new values of these columns.
     """
@@ -117,8 +113,7 @@ def bindable_fields(model: type[models.Model], using: str) -> tuple[AnyField, ..
     found = _fields.get(key)
     if found is None:
         catalogue = catalogue_of(table, using)
-        fields = [each for each in model._meta.local_concrete_fields if catalogue.can_bind(each)]
-        found = tuple(fields[:MOST_BINDABLE])
+        found = tuple(each for each in model._meta.local_concrete_fields if catalogue.can_bind(each))
         if catalogue.is_table:
             _fields[key] = found
     return found

@@ -20,8 +20,11 @@ from cachebackend.invalidation.changes import ChangedRow, Pair
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.watched import is_historical
 
-__all__ = ["UNKNOWN", "ReadColumns", "read_values"]
+__all__ = ["MOST_COLUMNS", "UNKNOWN", "ReadColumns", "read_values"]
 
+#: Columns that a statement reads, at most, unless keys are made of more: it returns each of them twice, and
+#: Postgres returns at most 1,664 columns. A value that is not read may be any value.
+MOST_COLUMNS = 500
 #: Instead of a value that is not known: that of a new row of which the database has returned nothing.
 UNKNOWN: Any = object()
 
@@ -68,8 +71,9 @@ class ReadColumns:
         for table in tables:
             for field in self._fields_of(table, using, with_values=with_values):
                 is_there = existing is None or field.column in existing
+                is_read = field in table.fields or len(by_column) < MOST_COLUMNS
                 # A migration may not have the column yet
-                if is_there and (field.column in own or not is_historical(model)):
+                if is_there and is_read and (field.column in own or not is_historical(model)):
                     by_column.setdefault(field.column, own.get(field.column, field))
         self.fields = list(by_column.values())
         self._positions = {column: position for position, column in enumerate(by_column)}

@@ -617,12 +617,16 @@ def test_a_value_that_is_not_of_the_cached_type_invalidates_everything(read_auth
 
 
 @pytest.mark.postgres
-def test_a_table_with_very_many_columns() -> None:
-    """A statement cannot return the old and the new values of all of them."""
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_table_with_very_many_columns(is_shared: bool) -> None:
+    """A statement cannot return the old and new values of all of them, also if two models name them."""
     names = [f"c{number}" for number in range(900)]
     with watched_in_block(), connection.cursor() as cursor:
         columns = {name: models.SmallIntegerField(default=0) for name in names}
         model = second_model(Poem, "zoo_wide", cached=CachedManager(), **columns)
+        if is_shared:
+            others = {name: models.SmallIntegerField(default=0) for name in reversed(names)}
+            second_model(Poem, "zoo_wide", cached=CachedManager(), **others)
         listed = ", ".join(f"{name} smallint NOT NULL" for name in names)
         cursor.execute(f"CREATE TABLE zoo_wide (id bigserial PRIMARY KEY, {listed})")
         try:

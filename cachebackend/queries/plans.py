@@ -37,8 +37,9 @@ from cachebackend.shapes import Shape
 
 __all__ = ["Equalities", "Plan", "key_of_result", "plan_of", "refuse", "shard_of_result"]
 
-#: The most plans that a process remembers, and the most values in them with which rows are compared.
-_MAX_PLANS, _MAX_VALUES = 10_000, 1_000_000
+#: The most plans that a process remembers, and the most values in them with which rows are compared: one of
+#: these takes a hundred bytes.
+_MAX_PLANS, _MAX_VALUES = 10_000, 200_000
 #: The most tags and shapes of one result.
 _MAX_NAMES = 200
 #: How many keys are tried for each node of the ring until one has the owner of the tags.

@@ -38,10 +38,10 @@ def _limit(using: str, **limits: int) -> None:
     # A setting has a unit, as intervals have; 0 means that there is no limit, and LEAST ignores NULL
     present = "NULLIF(EXTRACT(epoch FROM current_setting(%s)::interval) * 1000, 0)"
     lowest = f"GREATEST(LEAST(%s, {present}, {present} / %s), 1)::int::text"
-    calls = ", ".join(f"set_config(%s, {lowest}, true)" for _ in limits)
+    calls = ", ".join(f"set_config('{name}', {lowest}, true)" for name in limits)
     parameters: list[str | int] = []
     for name, limit in limits.items():
         longer, parts = ("statement_timeout", 2) if name == "lock_timeout" else (name, 1)
-        parameters += [name, limit, name, longer, parts]
+        parameters += [limit, name, longer, parts]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {calls}", parameters)

@@ -75,10 +75,9 @@ def _settings_of(connection: BaseDatabaseWrapper) -> tuple[str, ...]:
 
 def _restore(connection: BaseDatabaseWrapper, before: tuple[str, ...]) -> None:
     """Restore settings, and the initial modes of constraints: Postgres does not say the present ones."""
-    calls = ", ".join("set_config(%s, %s, true)" for _ in _SETTINGS)
-    pairs = zip(_SETTINGS, before, strict=True)
+    calls = ", ".join(f"set_config('{name}', %s, true)" for name in _SETTINGS)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {calls}", [each for pair in pairs for each in pair])
+        cursor.execute(f"SELECT {calls}", before)
         cursor.execute(_INITIALLY_IMMEDIATE)
         [immediate] = cursor.fetchone()
         cursor.execute("SET CONSTRAINTS ALL DEFERRED")

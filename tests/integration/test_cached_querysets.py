@@ -21,6 +21,7 @@ from cachebackend.invalidation import columns
 from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet, cached_queryset
+from cachebackend.writebehind.transactions import limited_transaction
 from tests.zoo.models import Author, Label, Novel, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -226,6 +227,15 @@ def test_a_transaction_with_another_schema_has_rows_of_its_own(
                 assert read(authors[0].pk) == 0
         finally:
             cursor.execute("DROP SCHEMA other CASCADE")
+
+
+@pytest.mark.postgres
+def test_limits_of_time_change_no_result() -> None:
+    """A transaction reads from the ring after a batch of write-behind, which sets them."""
+    with transaction.atomic():
+        with limited_transaction("default"):
+            pass
+        assert "not cached" not in cached().explain_cache()
 
 
 @pytest.mark.postgres

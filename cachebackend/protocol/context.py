@@ -239,6 +239,14 @@ class Context:
         holder = self.ring.holder(node, key)
         return holder if self.ring_change is None else self.ring_change.ring.holder(holder, key)
 
+    def served_slot(self, node: int) -> int | None:
+        """Return a slot of a cluster that a node serves; None: it is a server of a cluster, and serves none.
+
+        A node that is not a server of a cluster serves keys of any slot.
+        """
+        rings = [ring for ring in self.rings if isinstance(ring, ClusterRing) and ring.has_member(node)]
+        return rings[0].served_slot(node) if rings else 0
+
     def record_missed_clear(self, node: int) -> None:
         """Record that a node missed a clear: nothing that it holds may be read any more."""
         self._record(node, ALL_KEYS, in_outbox=False)

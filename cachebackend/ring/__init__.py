@@ -6,7 +6,7 @@ Cluster, whose owners the cluster decides. The package imports nothing of this p
 arithmetic: it never connects or reads the time.
 """
 
-from cachebackend.ring.cluster import CLUSTER_SLOTS, ClusterRing, cluster_slot
+from cachebackend.ring.cluster import CLUSTER_SLOTS, ClusterRing, cluster_slot, key_in_slot
 from cachebackend.ring.ring import Ring
 from cachebackend.ring.slots import SLOTS, seed_of, slot_of
 from cachebackend.ring.table import build_table
@@ -18,6 +18,7 @@ __all__ = [
     "Ring",
     "build_table",
     "cluster_slot",
+    "key_in_slot",
     "seed_of",
     "slot_of",
 ]

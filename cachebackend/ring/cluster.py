@@ -13,12 +13,14 @@ from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["CLUSTER_SLOTS", "ClusterRing", "cluster_slot"]
+__all__ = ["CLUSTER_SLOTS", "ClusterRing", "cluster_slot", "key_in_slot"]
 
 T = TypeVar("T")
 #: The number of slots of every cluster.
 CLUSTER_SLOTS = 16_384
 _MASK = CLUSTER_SLOTS - 1
+#: The generator polynomial of the CRC.
+_POLYNOMIAL = 0x11021
 
 
 def cluster_slot(key: bytes) -> int:
@@ -29,6 +31,18 @@ def cluster_slot(key: bytes) -> int:
         if end > begin + 1:
             key = key[begin + 1 : end]
     return crc_hqx(key, 0) & _MASK
+
+
+def key_in_slot(prefix: bytes, slot: int) -> bytes:
+    """Return a key in a slot of a cluster: a prefix without braces, and two more bytes.
+
+    The CRC of the prefix is the state of the register before these bytes. They bring it to the slot if they
+    are the state from which sixteen zero bits lead there, XOR the state before them.
+    """
+    state = slot
+    for _ in range(16):
+        state = (state ^ _POLYNOMIAL if state & 1 else state) >> 1
+    return prefix + (state ^ crc_hqx(prefix, 0)).to_bytes(2)
 
 
 class ClusterRing:
@@ -80,6 +94,16 @@ class ClusterRing:
     def owner_of_slot(self, slot: int) -> int:
         """Return the index of the node that owns a slot."""
         return self._owners[slot]
+
+    def has_member(self, node: int) -> bool:
+        """Return whether a node is, or was, the cluster's, also one without slots."""
+        return node in self.members or node in self.empty
+
+    def served_slot(self, node: int) -> int | None:
+        """Return a slot that a node owns, and that a server has; None: there is none."""
+        owners = self._owners
+        slots = (slot for slot in range(CLUSTER_SLOTS) if owners[slot] == node)
+        return next((slot for slot in slots if slot not in self.unserved), None)
 
     @property
     def owners(self) -> array[int]:

@@ -12,17 +12,20 @@ from django.core.cache import caches
 from django.core.management import call_command
 from django.test import override_settings
 
+from cachebackend import protocol
+from cachebackend.client import RingClient
 from cachebackend.monitoring import alias_figures, queue_figures
 from cachebackend.monitoring.faults import alias_scope, node_scope
 from cachebackend.monitoring.queue_nodes import unserved_parts
 from cachebackend.monitoring.runbook import FaultKind
-from cachebackend.options import CLUSTER_PARTS
+from cachebackend.options import CLUSTER_PARTS, RingOptions
 from cachebackend.ring import cluster_slot
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
 from tests.commands import report_of
 from tests.integration import unserved_slots
 from tests.node_settings import cluster_settings
+from tests.waits import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -90,3 +93,21 @@ def test_the_address_of_a_shard_is_that_of_its_server(cluster_services: Services
         nodes = alias_figures("default").nodes
     assert len(nodes) == 3
     assert [node.address for node in nodes] == [node.name for node in nodes]
+
+
+@pytest.mark.parametrize("slot", [0, cluster_slot(b"ringcache:confirm:0")])
+def test_a_slot_that_no_server_has_keeps_no_change_and_no_clear_pending(
+    cluster_services: Services, cluster: Cluster, slot: int
+) -> None:
+    """The servers, and their replicas, confirm with keys of other slots."""
+    options = {"wait_replicas": 1}
+    client = RingClient(RingOptions.read(cluster_services.ring_urls, options, "CACHES['default']"))
+    client.set(b"any", "value", 60_000)  # the process knows the slots of before
+    shards = [b"{%d}\xff" % each for each in range(30) if cluster_slot(b"%d" % each) != slot]
+    with unserved_slots.unserved(cluster, slot):
+        wait_until(lambda: (client.cluster.try_reload(), slot in client.ring.unserved)[1])  # type: ignore[union-attr]
+        found = client.run(protocol.read_shards(client.context, shards))
+        client.run(protocol.clear(client.context, b"none:*"))
+        missed = [client.context.missed.count(node) for node in client.ring.nodes]
+    assert (found, missed) == (({}, [], True), [0, 0, 0])
+    client.close()

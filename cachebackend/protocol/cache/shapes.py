@@ -32,6 +32,7 @@ from cachebackend.errors import RingCacheError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.confirmations import confirm_requests
 from cachebackend.replies import optional_text
+from cachebackend.ring import cluster_slot
 
 __all__ = [
     "MAX_SHAPES",
@@ -166,7 +167,7 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
     """
     asked = [(node, shard) for shard in shards for node in sorted(context.holders(shard))]
     reading = [(node, (b"HKEYS", shard)) for node, shard in asked]
-    confirming = confirm_requests(context, dict.fromkeys(node for node, _ in asked))
+    confirming = confirm_requests(context, {node: cluster_slot(shard) for node, shard in asked})
     replies = yield Send([*reading, *confirming])
     shapes: dict[bytes, set[bytes]] = {}
     unreadable: dict[bytes, None] = {}

@@ -12,35 +12,39 @@ may take over, or has done so already:
     3. primary  continues
     4. writer   reads the registry at the primary, which does not know the shape, or that it was replaced
 
-So the node also deletes a key that it does not have, which makes a write, and WAIT comes after it.
+So the node also deletes a key that it does not have, which makes a write, and WAIT comes after it. The key is
+in a slot that the node serves: another node would confirm for itself, or none would, for as long as no server
+has the slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from cachebackend.effects import Request
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.node_deletes import delete_command
+from cachebackend.ring import key_in_slot
 
 __all__ = ["confirm_requests"]
 
-#: How many keys are tried, to find one that a server of a cluster owns: enough for a hundredth of the slots.
-MAX_TRIES = 1000
+#: The first bytes of the keys that are deleted; no such key is ever stored.
+PREFIX = b"ringcache:confirm:"
 
 
-def confirm_requests(context: Context, nodes: Iterable[int]) -> list[Request]:
+def confirm_requests(context: Context, slots: Mapping[int, int | None]) -> list[Request]:
     """Return a request for each node whose reply is an error if replicas have not confirmed.
 
-    Without ``wait_replicas`` there are none. A node of a cluster that has no slots, or very few, has none.
+    Without ``wait_replicas`` there are none.
+
+    Args:
+        context: The alias.
+        slots: The nodes, each with a slot of a cluster that it serves; None: it serves none, and is left out.
     """
     if not context.options.wait_replicas:
         return []
-    keys = {node: _key_at(context, node) for node in nodes}
-    return [(node, delete_command((key,))) for node, key in keys.items() if key is not None]
-
-
-def _key_at(context: Context, node: int) -> bytes | None:
-    """Return a key that a node may be asked for, and does not have."""
-    keys = (b"ringcache:confirm:%d" % number for number in range(MAX_TRIES))
-    return next((key for key in keys if context.holder(node, key) == node), None)
+    return [
+        (node, delete_command((key_in_slot(PREFIX, slot),)))
+        for node, slot in slots.items()
+        if slot is not None
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot, key_in_slot
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,14 @@ def test_the_slot_of_a_key_is_the_servers(key: bytes, slot: int) -> None:
     ring = ClusterRing()
     ring.replace([number % 7 for number in range(CLUSTER_SLOTS)], list("abcdefg"))
     assert ring.owner(key) == slot % 7
+
+
+@pytest.mark.parametrize("prefix", [b"", b"p", b"ringcache:confirm:"])
+def test_each_slot_has_a_key_with_a_prefix(prefix: bytes) -> None:
+    """Whichever bytes follow the prefix: a pair of braces with nothing in between does not count."""
+    keys = [key_in_slot(prefix, slot) for slot in range(CLUSTER_SLOTS)]
+    assert list(map(cluster_slot, keys)) == list(range(CLUSTER_SLOTS))
+    assert all(key.startswith(prefix) for key in keys)
 
 
 def test_the_first_node_owns_all_slots_until_the_table_is_known() -> None:

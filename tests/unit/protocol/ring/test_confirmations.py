@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cachebackend.client import RingClient
 from cachebackend.options import RingOptions
 from cachebackend.protocol.ring.confirmations import confirm_requests
+from cachebackend.ring import cluster_slot
 from tests.unit.cluster.shards import HIGH, LOW, A, B, topology
 
 
-def client_of(**options: int) -> RingClient:
+def client_of(**options: Any) -> RingClient:
     client = RingClient(RingOptions.read("redis+cluster://h:7000", options, "CACHES"))
     assert client.cluster is not None
     client.cluster._apply(topology((A, [], [LOW]), (B, [], [HIGH])))
     return client
 
 
-def test_each_server_deletes_a_key_of_its_own() -> None:
+def test_each_server_deletes_a_key_of_a_slot_of_its_own() -> None:
     """Another one would be redirected, and the server would have nothing to wait for."""
     client = client_of(wait_replicas=1)
-    requests = confirm_requests(client.context, [0, 1])
+    requests = confirm_requests(client.context, {node: client.context.served_slot(node) for node in (0, 1)})
     assert [client.ring.owner(command[3]) for _, command in requests] == [0, 1]  # type: ignore[arg-type]
     assert [node for node, _ in requests] == [0, 1]
 
 
+def test_a_server_of_one_slot_is_asked_too() -> None:
+    """However few keys it may have."""
+    client = client_of(wait_replicas=1)
+    assert client.cluster is not None
+    client.cluster._apply(topology((A, [], [(0, 16_382)]), (B, [], [(16_383, 16_383)])))
+    [(node, command)] = confirm_requests(client.context, {1: client.context.served_slot(1)})
+    assert (node, cluster_slot(bytes(command[3]))) == (1, 16_383)  # type: ignore[arg-type]
+
+
+def test_a_slot_that_no_server_has_is_not_chosen() -> None:
+    """The server that had it would refuse each attempt to confirm."""
+    client = client_of(wait_replicas=1)
+    assert client.cluster is not None
+    client.cluster._apply(topology((A, [], [(1, 8191)]), (B, [], [HIGH])))
+    assert (client.ring.owner_of_slot(0), client.context.served_slot(0)) == (0, 1)
+
+
 def test_a_server_without_slots_is_left_out() -> None:
-    """It redirects every command."""
+    """It redirects every command, also if it never had a slot."""
     client = client_of(wait_replicas=1)
     assert client.cluster is not None
     client.cluster._apply(topology((A, [], [LOW, HIGH])))
-    assert [node for node, _ in confirm_requests(client.context, [0, 1])] == [0]
+    client.ring.empty = (2,)  # type: ignore[union-attr]
+    served = {node: client.context.served_slot(node) for node in (0, 1, 2)}
+    assert served == {0: 0, 1: None, 2: None}
+    assert [node for node, _ in confirm_requests(client.context, served)] == [0]
+
+
+def test_a_plain_node_beside_a_cluster_is_asked_for_a_key_of_any_slot() -> None:
+    """It has all of them."""
+    client = client_of(leaving=["redis://plain:6379"])
+    assert client.context.served_slot(0) is not None
 
 
 def test_nothing_is_sent_unless_deletes_wait_for_replicas() -> None:
     """Each change of rows would cost a command for each server."""
-    assert confirm_requests(client_of().context, [0, 1]) == []
+    assert confirm_requests(client_of().context, {0: 0, 1: 9000}) == []

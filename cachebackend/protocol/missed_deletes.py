@@ -76,8 +76,8 @@ class MissedDeletes:
         self._lock = threading.Lock()
         #: By node: each key it missed (None: all keys), and when an outbox was last known to store it.
         self._recorded: dict[int, dict[bytes | None, float]] = {}
-        #: The nodes that are being cleared of all their keys.
-        self._clearing: set[int] = set()
+        #: What is being replayed to nodes.
+        self._replaying: dict[int, MissedKeys] = {}
         #: The keys whose deletes no node of a cluster can confirm now, each with a node of that cluster.
         self._postponed: set[tuple[int, bytes]] = set()
 
@@ -103,21 +103,22 @@ class MissedDeletes:
                     recorded[name] = since
 
     def take(self, node: int) -> MissedKeys:
-        """Return what a node missed, and forget it.
+        """Return what a node missed, and forget it; call ``replayed`` when its replay has ended.
 
-        If it is ALL_KEYS, slots that leave the node take it along until ``cleared`` is called: a key that the
-        clear has not found yet may move with them.
+        If it is ALL_KEYS, slots that leave the node take it along until then: a key that the clear has not
+        found yet may move with them.
         """
         with self._lock:
-            missed = _missed_keys(self._recorded.pop(node, ()))
-            if missed.is_all_keys:
-                self._clearing.add(node)
+            missed = _missed_keys(self._recorded.get(node, ()))
+            if missed:
+                self._replaying[node] = missed  # first: a fork may come in between
+                del self._recorded[node]
             return missed
 
-    def cleared(self, node: int) -> None:
-        """Record that the clear of a node has ended, if there was one."""
+    def replayed(self, node: int) -> None:
+        """Record that a replay to a node has ended."""
         with self._lock:
-            self._clearing.discard(node)
+            self._replaying.pop(node, None)
 
     def postpone(self, node: int, keys: Iterable[bytes]) -> bool:
         """Record deletes that no node can confirm now, because a cluster is changing.
@@ -176,7 +177,7 @@ class MissedDeletes:
             for _, key in postponed:
                 rehomed.setdefault(owner(key), {}).setdefault(key, _NEVER)
             for old, new in moves:
-                if None in recorded.get(old, {}) or old in self._clearing:
+                if None in recorded.get(old, {}) or self._replaying.get(old) == ALL_KEYS:
                     rehomed[new] = {None: _NEVER}
             # In one step: a signal handler may raise before it
             self._recorded, self._postponed = rehomed, self._postponed - postponed
@@ -195,8 +196,14 @@ class MissedDeletes:
             return key in recorded or None in recorded
 
     def after_fork(self) -> None:
-        """Create a new lock in a forked child: another thread of the parent may have held the old one."""
+        """Forget the parent's replays, in a forked child: the child does not have the threads that run them.
+
+        The lock is new, because another thread of the parent may have held the old one.
+        """
         self._lock = threading.Lock()
+        replaying, self._replaying = self._replaying, {}
+        for node, missed in replaying.items():
+            self.add(node, missed)
 
 
 def _missed_keys(names: Iterable[bytes | None]) -> MissedKeys:

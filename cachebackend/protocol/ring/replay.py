@@ -68,7 +68,7 @@ def replay_missed(context: Context, node: int) -> Operation[None]:
                 context.record_again(node, missed.keys, in_outbox=True)
             raise
         finally:
-            context.missed.cleared(node)
+            context.missed.replayed(node)
     yield from _release_orphans(context, node)
 
 

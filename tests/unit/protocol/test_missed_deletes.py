@@ -95,3 +95,31 @@ def test_postponed_deletes_stay_in_their_cluster() -> None:
     assert missed.count(2) == 0
     missed.resume(1, lambda node, key: 1 if node in {0, 1} else 2)
     assert missed.take(1) == MissedKeys((b"a",))
+
+
+@pytest.mark.parametrize("keys", [MissedKeys((b"k",)), ALL_KEYS])
+def test_a_forked_child_has_what_the_parent_was_replaying(missed: MissedDeletes, keys: MissedKeys) -> None:
+    """The child does not have the thread that replays it, and its node may serve before that has ended."""
+    missed.add(0, keys)
+    assert missed.take(0) == keys
+    missed.after_fork()
+    assert missed.take(0) == keys
+
+
+def test_a_replay_of_the_parent_ends_in_a_forked_child(missed: MissedDeletes) -> None:
+    """Else each slot that leaves the node would clear its new owner, for as long as the child lives."""
+    missed.add(0, ALL_KEYS)
+    missed.take(0)
+    missed.after_fork()
+    assert missed.take(0) == ALL_KEYS
+    missed.replayed(0)
+    assert missed.rehome(lambda _: 1, {(0, 1)}, {0, 1}) == set()
+
+
+def test_a_replay_that_has_ended_is_nothing_to_a_forked_child(missed: MissedDeletes) -> None:
+    """The node has confirmed it."""
+    missed.add(0, ALL_KEYS)
+    missed.take(0)
+    missed.replayed(0)
+    missed.after_fork()
+    assert missed.count(0) == 0

@@ -63,6 +63,9 @@ class RingClient(SingleKeyClient):
         super().__init__(nodes)
         self.ring = _ring(options.nodes, options) if self.cluster is None else self.cluster.ring
         self._plain_nodes = range(plain)
+        #: Whether a cluster or Sentinel promotes replicas. Then plain nodes, those of the other ring or the
+        #: gutter, have none.
+        self._has_failover = any(node.handshake.may_move for node in nodes)
         #: The cluster, and that of the other ring while a ring changes, as far as they are clusters.
         self.clusters = [each for each in (self.cluster, other_cluster) if each is not None]
         self.counters = Counters(Counts)
@@ -111,9 +114,9 @@ class RingClient(SingleKeyClient):
             node.postponed = partial(self._postponed_deletes, index)
         else:
             node.breaker = Breaker(node.name, clock)
-        # Beside a cluster, plain nodes are those of the other ring, and have no replicas
-        is_replicated = node.handshake.may_move or not self.clusters
-        if is_replicated and (wait := self.context.options.wait_replicas):
+        if (node.handshake.may_move or not self._has_failover) and (
+            wait := self.context.options.wait_replicas
+        ):
             node.promise_wait = PromiseWait(ReplicaWait(wait, self.context.options.socket_timeout))
         node.replay = Replay(self.context, index, node.endpoint, lambda: self.outbox)
 

@@ -20,9 +20,10 @@ import redis
 import trustme
 from django.views.debug import ExceptionReporter
 
-from cachebackend import RingCache, checks
+from cachebackend import RingCache, checks, protocol
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.monitoring.setup import ring_faults
+from cacheproject.services import Services
 from tests.fix_connections import PASSWORD, QUOTED, Guarded, TLSTerminator, Watched
 from tests.shop.models import Tag
 
@@ -335,6 +336,17 @@ class TestSentinel:
         wait(lambda: works(cache))
         with redis.Redis(port=watched.nodes["replica"], password="node-secret") as promoted:
             assert promoted.role()[0] == b"master"
+
+    def test_deletes_do_not_wait_for_replicas_of_a_gutter(
+        self, watched: Watched, open_cache: Open, services: Services
+    ) -> None:
+        """It is a plain node, which has none: no delete would ever be confirmed."""
+        cache = open_cache(watched.url, wait_replicas=1, gutter=services.ring_urls[:1])
+        wait(lambda: works(cache))
+        wait(lambda: replica_has_caught_up(watched))
+        assert cache.client.run(protocol.delete_many(cache.client.context, [b"key"])) == []
+        registry = b"registry\xff"
+        assert cache.client.run(protocol.read_shards(cache.client.context, [registry])) == ({}, [], True)
 
     def test_the_error_of_an_unknown_service_names_the_sentinels(
         self, watched: Watched, open_cache: Open, call: Any

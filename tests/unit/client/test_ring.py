@@ -24,6 +24,7 @@ from tests.unit.cluster.shards import HIGH, LOW, A, E, topology
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
 CLUSTER = "redis+cluster://h:7000"
 NEW = [*OLD, "redis://h:3?name=c"]
+SENTINEL = "redis+sentinel://h/primary?name=s"
 KEYS = [b"key:%d" % number for number in range(16)]
 OWNERS = "acaabcaabaabbbba"
 
@@ -111,13 +112,17 @@ def test_an_alias_without_a_seed_has_the_owners_of_earlier_releases() -> None:
         (OLD, {"joining": NEW}, ["a", "b", "c"]),
         (OLD, {"joining": CLUSTER}, ["cluster"]),
         (CLUSTER, {"leaving": OLD}, ["cluster"]),
-        (CLUSTER, {"leaving": [*OLD, "redis+sentinel://h/primary?name=s"]}, ["cluster", "s"]),
+        (CLUSTER, {"leaving": [*OLD, SENTINEL]}, ["cluster", "s"]),
+        (OLD, {"gutter": NEW[2:]}, ["a", "b", "c"]),
+        (SENTINEL, {"gutter": NEW[2:]}, ["s"]),
+        (SENTINEL, {"leaving": OLD}, ["s"]),
+        (OLD, {"joining": [SENTINEL]}, ["s"]),
     ],
 )
-def test_while_a_ring_becomes_a_cluster_only_servers_with_replicas_wait_for_them(
+def test_beside_servers_with_a_failover_plain_nodes_wait_for_no_replicas(
     location: Any, options: dict[str, Any], waiting: list[str]
 ) -> None:
-    """Those of the cluster, and those behind Sentinel: no plain node could confirm a delete."""
+    """No plain node of the other ring, or of the gutter, could confirm a delete."""
     client = client_of(location, wait_replicas=1, **options)
     names = ["cluster" if node.endpoint == "cluster" else node.name for node in client.nodes]
     waits = [name for name, node in zip(names, client.nodes, strict=True) if node.promise_wait is not None]

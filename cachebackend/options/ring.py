@@ -111,8 +111,9 @@ class RingOptions:
             than those which the cluster names: a dict from ``"host:port"`` to ``"host:port"``, or a
             function that gets a host and a port and returns both. None: at those which it names.
         wait_replicas: The number of replicas that must have a delete, or a quarantine, before it is
-            confirmed; 0: the primary alone. A failover may lose a delete that no replica has. While a ring
-            of nodes becomes a cluster, or the other way around, deletes at plain nodes wait for none.
+            confirmed; 0: the primary alone. A failover may lose a delete that no replica has. Plain
+            nodes beside a cluster, or beside nodes behind Sentinel, wait for none: those of the other ring
+            while a ring changes, and of a gutter.
         strict_on_failover: Whether strict models may use a cluster, or nodes behind Sentinel.
             ``"refuse"``: that is an error of the system check, because a failover may lose a
             quarantine; ``"accept"``: it is not.

@@ -176,10 +176,13 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
             shapes.setdefault(shard, set()).update(reply)
         else:
             unreadable[shard] = None
+    failures = [reply for reply in replies[len(asked) :] if isinstance(reply, RingCacheError)]
+    for failure in failures:
+        context.log_limited("registry_unconfirmed", "%s; changes of rows stay in the outbox", failure)
     return RegisteredShapes(
         {shard: ids for shard, ids in shapes.items() if ids and shard not in unreadable},
         list(unreadable),
-        not any(isinstance(reply, RingCacheError) for reply in replies[len(asked) :]),
+        not failures,
     )
 
 

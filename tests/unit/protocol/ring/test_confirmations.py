@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from cachebackend.client import RingClient
+from cachebackend.errors import NodeReplyError
 from cachebackend.options import RingOptions
+from cachebackend.protocol import read_shards
 from cachebackend.protocol.ring.confirmations import confirm_requests
 from cachebackend.ring import cluster_slot
 from tests.unit.cluster.shards import HIGH, LOW, A, B, topology
+from tests.unit.protocol.stepping import context_of, step
 
 
 def client_of(**options: Any) -> RingClient:
@@ -63,3 +68,14 @@ def test_a_plain_node_beside_a_cluster_is_asked_for_a_key_of_any_slot() -> None:
 def test_nothing_is_sent_unless_deletes_wait_for_replicas() -> None:
     """Each change of rows would cost a command for each server."""
     assert confirm_requests(client_of().context, {0: 0, 1: 9000}) == []
+
+
+def test_the_reason_why_a_registry_is_not_confirmed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as a missing right: each change of rows would stay in the outbox without a word."""
+    refused = NodeReplyError("NOPERM No permissions to access a key")
+    found, requests = step(read_shards(context_of("a", wait_replicas=1), [b"s"]), [[b"id"], refused])
+    assert len(requests[0]) == 2
+    assert found == ({b"s": {b"id"}}, [], False)
+    [record] = caplog.records
+    assert record.event == "registry_unconfirmed"  # type: ignore[attr-defined]
+    assert str(refused) in record.getMessage()

@@ -85,6 +85,8 @@ class Breaker:
         self._probe_at = 0.0
         self._is_probing = False
         self._claim_lost_at = math.inf
+        #: Why ``hold`` has ejected the node, until that is logged.
+        self._unlogged: Exception | None = None
 
     @property
     def state(self) -> NodeState:
@@ -112,16 +114,20 @@ class Breaker:
     def hold(self, error: Exception) -> bool:
         """Eject the node until the deletes that it missed were replayed, although it answers.
 
+        The probe logs that, because the caller has locked the table of its cluster:
+
+            1. process  holds the lock, and logs a message
+            2. handler  of the message uses the cache: a filter that limits mails by ``cache.add``
+            3. command  is redirected, and waits for the lock
+
         Returns:
             Whether the caller must start a probe now, as after ``begin_probe``.
         """
         with self._lock:
-            opens = not self.is_open
-            if opens:
+            if not self.is_open:
                 self._open(error)
+                self._unlogged = error
             self._probe_at = self._clock.monotonic()
-        if opens:
-            self._log_ejected(error)
         return self.begin_probe()
 
     def succeeded(self) -> None:
@@ -158,6 +164,7 @@ class Breaker:
         """Keep the claim until the probe ends, however long that takes."""
         with self._lock:
             self._claim_lost_at = math.inf
+        self._log_held()
 
     def begin_replay(self) -> None:
         """Handle a node that answers again: the deletes that it missed are replayed to it now."""
@@ -201,6 +208,7 @@ class Breaker:
             self._end_probe()
             if was_open:
                 self._state, self._error, self._since = UP, "", self._clock.now()
+        self._log_held()
         if was_open:
             logger.warning("node %r is back", self.name, extra={"event": "node_returned", "node": self.name})
         return True
@@ -219,6 +227,13 @@ class Breaker:
         """Forget the parent's probe, in a forked child: the child does not have the thread that runs it."""
         self._make_lock()
         self._is_probing = False
+
+    def _log_held(self) -> None:
+        """Log that the node was ejected, if ``hold`` has done so and nothing was logged yet."""
+        with self._lock:
+            error, self._unlogged = self._unlogged, None
+        if error is not None:
+            self._log_ejected(error)
 
     def _log_ejected(self, error: Exception) -> None:
         extra = {"event": "node_ejected", "node": self.name, "error": str(error)}

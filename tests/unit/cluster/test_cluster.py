@@ -173,6 +173,21 @@ def test_missed_deletes_go_with_the_slots(cluster: Cluster) -> None:
     assert (seen, held(cluster)) == ([(1, [(0, 1)], 0)], [False, True])
 
 
+def test_nothing_is_logged_while_the_table_is_locked(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that uses the cache may be redirected, and would wait for the lock for ever."""
+    cluster.rehome = lambda owner, moves: {1}
+    cluster._apply(topology((C, [A], [LOW]), (D, [B], [HIGH]), epoch=2))
+    cluster.note_moved(0, 1)
+    breakers = [shard.breaker for shard in cluster.shards.values() if shard.breaker is not None]
+    assert [breaker.is_open for breaker in breakers] == [True, True]
+    assert caplog.messages == []
+    for breaker in breakers:
+        breaker.probe_begun()
+    assert len(caplog.messages) == 2
+
+
 def test_a_topology_that_is_older_than_the_last_one_is_the_last_choice(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,18 @@ def test_a_probe_that_has_begun_may_take_long(breaker: Breaker, clock: HeldClock
     assert not breaker.begin_probe()
 
 
+def test_the_probe_logs_that_a_node_is_held(breaker: Breaker, caplog: pytest.LogCaptureFixture) -> None:
+    """Once. The caller of ``hold`` has locks that a handler of the message may need, if it uses the cache."""
+    assert breaker.hold(ERROR)
+    assert caplog.messages == []
+    breaker.probe_begun()
+    [message] = caplog.messages
+    assert str(ERROR) in message
+    breaker.probe_failed(ERROR)
+    breaker.probe_begun()
+    assert caplog.messages == [message]
+
+
 def test_a_held_node_is_probed_at_once(breaker: Breaker) -> None:
     """It answers, but must get missed deletes before it serves reads; a probe that runs already is enough."""
     assert breaker.hold(ERROR)

@@ -71,7 +71,12 @@ def _replica_infos(client: RingClient) -> Iterator[tuple[str, dict[str, str] | R
 
 
 def _replica_nodes(client: RingClient) -> list[Node]:
-    return [] if client.cluster is None else client.cluster.replica_nodes()
+    return [node for cluster in client.clusters for node in cluster.replica_nodes()]
+
+
+def _shards(client: RingClient) -> list[ShardNode]:
+    """Return the shards with slots of the cluster, and of the other one while a ring changes."""
+    return [cluster.shards[index] for cluster in client.clusters for index in cluster.ring.nodes]
 
 
 def configure(client: RingClient, differing: Sequence[Difference]) -> None:
@@ -123,8 +128,7 @@ def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> 
 
 def _replica_faults(client: RingClient) -> Iterator[str]:
     """Yield a fault for each shard without a replica, if other shards have some, or deletes wait for them."""
-    indexes = [] if client.cluster is None else client.cluster.ring.nodes
-    shards = [node for index in indexes if isinstance(node := client.nodes[index], ShardNode)]
+    shards = _shards(client)
     if client.context.options.wait_replicas or any(shard.replicas for shard in shards):
         for shard in shards:
             if shard.server is not None and not shard.replicas:
@@ -133,9 +137,8 @@ def _replica_faults(client: RingClient) -> Iterator[str]:
 
 def _reads_when_down(client: RingClient) -> Iterator[str]:
     """Yield a fault for each server of a cluster that serves reads although the cluster is down for it."""
-    primaries = [] if client.cluster is None else [client.nodes[index] for index in client.cluster.ring.nodes]
     replicas = _replica_nodes(client)
-    for node in (*primaries, *replicas):
+    for node in (*_shards(client), *replicas):
         if node.call((b"CONFIG", b"GET", _READS_WHEN_DOWN)) == [_READS_WHEN_DOWN, b"yes"]:
             yield (
                 f"server {node.name!r} serves old values while it is cut off from the others; "

@@ -12,10 +12,10 @@ from django.core.cache import cache
 from django.db import OperationalError
 
 from cachebackend.invalidation import outbox_keys, row_texts, transactions, trigger_rows
-from tests.integration import test_trigger_results, test_triggers
+from tests.integration import test_trigger_results, test_triggers_and_values, test_triggers_in_django
 from tests.integration.results import Pages
 from tests.integration.test_trigger_results import pages, samples  # noqa: F401  # fixtures of those tests
-from tests.integration.test_triggers import author  # noqa: F401  # a fixture that those tests need
+from tests.integration.triggered import author  # noqa: F401  # a fixture that those tests need
 from tests.mutations.test_mutants import is_caught
 from tests.shop.models import Author
 from tests.unit.invalidation import test_row_texts
@@ -37,7 +37,7 @@ def test_a_transaction_that_loses_the_rows_of_triggers(author: Author, monkeypat
         return iter(())
 
     monkeypatch.setattr(transactions, "take_trigger_rows", forget)
-    test = test_triggers.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
+    test = test_triggers_in_django.test_raw_sql_in_a_django_transaction_is_invalidated_at_its_commit
     assert is_caught(test, author, False)
 
 
@@ -45,13 +45,13 @@ def test_a_transaction_that_looks_into_the_outbox_although_no_trigger_wrote(monk
     """SERIALIZABLE transactions conflict then."""
     monkeypatch.setattr(transactions, "may_have_trigger_rows", lambda _: True)
     with pytest.raises(OperationalError, match="could not serialize access"):
-        test_triggers.test_serializable_transactions_that_share_no_row_do_not_conflict()
+        test_triggers_in_django.test_serializable_transactions_that_share_no_row_do_not_conflict()
 
 
 def test_rows_of_triggers_that_stay_announced(author: Author, monkeypatch: Patch) -> None:  # noqa: F811
     """Every further read then looks into the outbox."""
     monkeypatch.setattr(trigger_rows, "WROTE", "ringcache.other")
-    test = test_triggers.test_a_setting_of_the_transaction_says_whether_triggers_wrote
+    test = test_triggers_in_django.test_a_setting_of_the_transaction_says_whether_triggers_wrote
     assert is_caught(test, author, False)
 
 
@@ -64,7 +64,7 @@ def test_a_relay_that_reads_all_rows_or_none(
     """One row that cannot be processed then stops the relay of the database."""
     relay = sys.modules["cachebackend.invalidation.relay"]  # the package exports the function of this name
     monkeypatch.setattr(relay, "_read", lambda row: relay.RowKeys(outbox_keys.keys_of_row(row)))
-    test = test_triggers.test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others
+    test = test_triggers_and_values.test_an_outbox_row_that_cannot_be_processed_does_not_delay_the_others
     with monkeypatch.context() as inner:
         assert is_caught(test, author, program, inner, caplog)
 

@@ -184,13 +184,15 @@ def test_connections_of_loops_closed_without_cleanup_do_not_accumulate(
     ring_cache: RingCache, added: Callable[[], int]
 ) -> None:
     """As some servers and tests do; the next loop closes the connection of the last one."""
+    for node in ring_cache.client.nodes:
+        node.call((b"PING",))  # the thread that publishes counts uses these three connections, too
     for _ in range(10):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(aread_and_write(ring_cache, 1))
         loop.close()
-    assert settled(added, 3) == 3
+    assert settled(added, 3 + 3) == 3 + 3
     asyncio.run(aread_and_write(ring_cache, 1))
-    assert settled(added, 0) == 0
+    assert settled(added, 3) == 3
 
 
 def test_a_value_of_many_megabytes_does_not_time_out(ring_cache: RingCache) -> None:

@@ -134,33 +134,36 @@ def _delete_after_commit(connection: BaseDatabaseWrapper) -> None:
 
 
 def _wrap_set_autocommit(connection: BaseDatabaseWrapper) -> None:
-    """Let no driver commit an open transaction unseen because autocommit is turned on."""
-    set_autocommit: Callable[..., None] = connection.set_autocommit
+    """Let no driver commit an open transaction unseen, or refuse to, because autocommit is turned on."""
+    set_autocommit: Callable[[bool, bool], None] = connection.set_autocommit
+    is_of_atomic = connection.in_atomic_block and connection.commit_on_exit
 
-    def set_autocommit_with_deletes(autocommit: bool, *args: Any, **kwargs: Any) -> None:
+    def set_autocommit_with_deletes(
+        autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        nonlocal is_of_atomic
         try:
-            if autocommit and not connection.autocommit:
-                _end_open_transaction(connection)
+            if not autocommit:
+                is_of_atomic = force_begin_transaction_with_broken_autocommit  # only ``atomic`` asks for it
+            elif not connection.autocommit:
+                _end_open_transaction(connection, is_of_atomic=is_of_atomic)
         finally:  # if a signal handler raises meanwhile, Django must run the callbacks all the same
-            set_autocommit(autocommit, *args, **kwargs)
+            set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
 
     connection.set_autocommit = set_autocommit_with_deletes  # type: ignore[method-assign]
 
 
-def _end_open_transaction(connection: BaseDatabaseWrapper) -> None:
+def _end_open_transaction(connection: BaseDatabaseWrapper, *, is_of_atomic: bool) -> None:
     """End a transaction that the driver would commit or refuse to commit when autocommit is turned on.
 
     ``atomic`` turns it on after the commit. The transaction is still open then only if a signal handler
     has raised before the commit or the rollback began.
     """
-    deletes = scheduled_deletes(connection)
-    if deletes is None:
-        return
-    if not deletes.is_manual:
+    if is_of_atomic:
         if is_open(connection):
             connection.rollback()
-    elif connection.vendor != "postgresql":  # whose driver refuses it
-        connection.commit()
+    elif connection.vendor != "postgresql" and scheduled_deletes(connection) is not None:
+        connection.commit()  # the driver of Postgres refuses it
 
 
 def each_statement_in_a_transaction(connection: BaseDatabaseWrapper) -> AbstractContextManager[Any]:

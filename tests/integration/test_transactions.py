@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.contrib.auth.models import Group
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
@@ -253,6 +254,26 @@ def test_no_error_takes_the_place_of_the_one_that_ends_a_commit(
     article.title = "Second"
     article.save()
     assert cached_title() == "Second"
+
+
+@pytest.mark.parametrize("using", ["default", "lite"])
+@pytest.mark.parametrize("model", [Article, Group], ids=["cached", "not cached"])
+def test_a_block_that_is_interrupted_before_its_commit_is_rolled_back(
+    model: Any, using: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler raises when Django calls the commit: then Django itself ends no transaction."""
+
+    def interrupted() -> None:
+        raise ZeroDivisionError
+
+    rows = model.objects.using(using)
+    with monkeypatch.context() as patch:
+        patch.setattr(connections[using], "commit", interrupted)
+        with pytest.raises(ZeroDivisionError), transaction.atomic(using=using):
+            rows.create(pk=1000)
+    assert not rows.exists()
+    rows.create(pk=1001)
+    assert [row.pk for row in rows.all()] == [1001]
 
 
 @pytest.mark.postgres

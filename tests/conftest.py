@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.core.cache import caches
 from django.db import connection
+from django.test import override_settings
 
 from cachebackend.backend import RingCache, client_cache, test_prefix
 from cachebackend.counters import Counters
@@ -145,6 +147,24 @@ def ring_cache(empty_nodes: None) -> RingCache:
     cache = caches.create_connection("default")
     assert isinstance(cache, RingCache)
     return cache
+
+
+@pytest.fixture
+def open_alias() -> Iterator[Callable[..., RingCache]]:
+    """Make the default alias with a LOCATION and options; its client is closed after the test."""
+    made: list[RingCache] = []
+
+    def make(location: Any, **options: Any) -> RingCache:
+        block = {"BACKEND": "cachebackend.RingCache", "LOCATION": location, "OPTIONS": options}
+        with override_settings(CACHES=settings.CACHES | {"default": block}):
+            cache = caches.create_connection("default")
+        assert isinstance(cache, RingCache)
+        made.append(cache)
+        return cache
+
+    yield make
+    for cache in made:
+        cache.client.close()
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from django.core.cache.backends.base import (
     memcache_key_warnings,
 )
 
+from cachebackend.backend.scope import is_safe
 from cachebackend.backend.tag_names import Tag, tag_name
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -31,7 +32,6 @@ __all__ = [
     "change_key",
     "change_keys",
     "content_of_change_key",
-    "is_safe",
     "is_tag_key",
     "pattern_key",
     "pattern_of_key",
@@ -65,11 +65,6 @@ _MAX_ENCODED_KEYS = 2_000
 _KEY_ATTRIBUTES = frozenset({"key_func", "key_prefix", "version"})
 
 Timeout: TypeAlias = float | object | None
-
-
-def is_safe(text: str) -> bool:
-    """Return whether a key has no character that Django warns about."""
-    return text.isprintable() and " " not in text
 
 
 def is_tag_key(key: bytes) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "databases_of_write",
     "digest",
     "is_asked_in_thread",
+    "is_safe",
     "part_of_table",
     "scope_of",
     "scopes_of_write",
@@ -74,9 +75,14 @@ def digest(text: str) -> str:
     return f"#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
+def is_safe(text: str) -> bool:
+    """Return whether a text has no character that Django warns about in a key."""
+    return text.isprintable() and " " not in text
+
+
 def part_of_table(name: str) -> str:
     """Return a table as a part of keys: its name, or the hash of one that Django would warn about."""
-    return name if name.isprintable() and " " not in name else digest(name)
+    return name if is_safe(name) else digest(name)
 
 
 def _aliases_of(using: str) -> list[str]:

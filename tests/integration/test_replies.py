@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.conf import settings
-from django.core.cache import caches
-from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.errors import NodeUnavailableError
@@ -73,21 +70,9 @@ def fake() -> Iterator[FakeNode]:
 
 
 @pytest.fixture
-def open_cache(fake: FakeNode) -> Iterator[Callable[..., RingCache]]:
-    """Makes an alias whose only node is the fake one."""
-    made: list[RingCache] = []
-
-    def make(**options: Any) -> RingCache:
-        block = {"BACKEND": "cachebackend.RingCache", "LOCATION": [fake.url], "OPTIONS": options}
-        with override_settings(CACHES=settings.CACHES | {"default": block}):
-            cache = caches.create_connection("default")
-        assert isinstance(cache, RingCache)
-        made.append(cache)
-        return cache
-
-    yield make
-    for cache in made:
-        cache.client.close()
+def open_cache(fake: FakeNode, open_alias: Callable[..., RingCache]) -> Callable[..., RingCache]:
+    """Makes an alias whose only node is the fake one, at the URL that it has then."""
+    return lambda **options: open_alias([fake.url], **options)
 
 
 @pytest.mark.parametrize("call", CALLS)

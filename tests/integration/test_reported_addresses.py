@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import pytest
 import redis.exceptions
-from django.conf import settings
-from django.core.cache import caches
-from django.test import override_settings
 
 from cachebackend import RingCache
 from cachebackend.cluster import Cluster
@@ -93,25 +90,9 @@ def naming() -> Iterator[NamingNode]:
 
 
 @pytest.fixture
-def open_cache(naming: NamingNode) -> Iterator[Callable[[], RingCache]]:
+def open_cache(naming: NamingNode, open_alias: Callable[..., RingCache]) -> Callable[[], RingCache]:
     """Makes an alias whose cluster has the naming server."""
-    made: list[RingCache] = []
-
-    def make() -> RingCache:
-        block: dict[str, Any] = {
-            "BACKEND": "cachebackend.RingCache",
-            "LOCATION": f"redis+cluster://127.0.0.1:{naming.port}",
-            "OPTIONS": {"connect_timeout": 0.2},
-        }
-        with override_settings(CACHES=settings.CACHES | {"default": block}):
-            cache = caches.create_connection("default")
-        assert isinstance(cache, RingCache)
-        made.append(cache)
-        return cache
-
-    yield make
-    for cache in made:
-        cache.client.close()
+    return partial(open_alias, f"redis+cluster://127.0.0.1:{naming.port}", connect_timeout=0.2)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -11,7 +11,6 @@ from django.core.cache.backends.base import CacheKeyWarning
 from cachebackend.backend.keys import (
     KeyCache,
     change_key,
-    is_safe,
     is_tag_key,
     pattern_key,
     pattern_of_key,
@@ -163,12 +162,6 @@ def test_no_key_of_a_user_is_the_key_of_a_tag(key: Any) -> None:
     assert is_tag_key(cache.tag_bytes("front"))
     assert not is_tag_key(cache.key_bytes(key))
     assert not any(map(is_tag_key, cache.many_key_bytes([key, "other"])))
-
-
-@pytest.mark.parametrize(("text", "expected"), [("a:b/ž", True), ("a b", False), ("a\x7f", False)])
-def test_a_text_is_safe_if_nobody_is_warned_of_it(text: str, expected: bool) -> None:
-    """No blanks, nothing that cannot be printed."""
-    assert is_safe(text) is expected
 
 
 def test_a_pattern_is_kept_among_keys() -> None:

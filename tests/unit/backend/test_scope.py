@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
 
-from cachebackend.backend.scope import database_of, digest, scope_of, scopes_of_write
+from cachebackend.backend.scope import database_of, digest, is_safe, scope_of, scopes_of_write
 from tests.shop.models import Tag
 
 tenant: Any = "acme"
@@ -99,3 +99,9 @@ def test_a_row_belongs_to_the_database_that_it_was_read_from() -> None:
     """A row that was not read: to the one that it will be written to."""
     assert database_of(Tag.from_db("lite", ["id", "name"], [1, "x"])) == "lite"
     assert database_of(Tag(pk=1)) == "default"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a:b/ž", True), ("a b", False), ("a\x7f", False)])
+def test_a_text_is_safe_if_nobody_is_warned_of_it(text: str, expected: bool) -> None:
+    """No blanks, nothing that cannot be printed."""
+    assert is_safe(text) is expected

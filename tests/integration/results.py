@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.test.utils import CaptureQueriesContext
 from cachebackend.queries.queryset import CachedQuerySet
 
 __all__ = ["Pages"]
+
+logger = logging.getLogger(__name__)
 
 
 class Pages:
@@ -39,5 +42,7 @@ class Pages:
                 found = list(query())
             if len(captured):
                 loaded.add(name)
+                statements = "\n".join(each["sql"] for each in captured)
+                logger.warning("%s: %s\n%s", name, statements, query().explain_cache())  # for tests that fail
             assert found == list(query().uncached()), name
         return loaded

@@ -113,15 +113,15 @@ class Cluster(Reloads):
         if not self.is_loaded:
             self.try_load()
             if self.is_loaded:
-                self._find_empty()
+                self.find_empty()
             return
         ejected = self._ejected()
         self.try_reload()
-        self._find_empty()
+        self.find_empty()
         for index in set(self.ring.holders) - ejected:
             self.shards[index].probe_now()
 
-    def _find_empty(self) -> None:
+    def find_empty(self) -> None:
         """Find the servers that have no slots, and may have keys of slots that move to them.
 
         The table of slots does not name them. All primaries are asked: that of the slot knows the server.

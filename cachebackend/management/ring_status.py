@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.management.report import Report, ReportCommand
 from cachebackend.management.ring_doctor import lines_of
@@ -74,8 +73,10 @@ def status_report(command: ReportCommand, chosen: str | None) -> Report:
 
 
 def _without_slots(client: RingClient) -> list[str]:
-    """Return the names of the servers that have no slots; keys of their first slots may be there already."""
-    client.run(protocol.refresh_nodes(client.context))
+    """Return the names of the servers that have no slots, as ``node_figures`` has found them.
+
+    Keys of their first slots may be there already.
+    """
     return [client.nodes[index].name for cluster in client.clusters for index in cluster.ring.empty]
 
 

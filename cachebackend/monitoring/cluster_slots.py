@@ -1,4 +1,4 @@
-"""Slots of a cluster that no server has."""
+"""Slots of a cluster that no server has, and servers that have no slots."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cachebackend.monitoring.faults import Fault
 from cachebackend.monitoring.formatting import counted
 from cachebackend.monitoring.runbook import FaultKind
 
-__all__ = ["read_slots", "unserved_faults"]
+__all__ = ["empty_notes", "read_slots", "unserved_faults"]
 
 
 def read_slots(clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | RingCacheError]) -> None:
-    """Read which slots have servers now: no server announces that a slot has none any more, or has one again.
+    """Read which slots have servers now, and which servers have no slots: no server announces that.
 
     Args:
         clusters: The clusters.
@@ -23,6 +23,7 @@ def read_slots(clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | Rin
     if not all(isinstance(info, RingCacheError) for info in infos):
         for cluster in clusters:
             cluster.try_reload()
+            cluster.find_empty()
 
 
 def unserved_faults(owner: str, clusters: Iterable[Cluster], scope: frozenset[str]) -> Iterator[Fault]:
@@ -38,3 +39,12 @@ def unserved_faults(owner: str, clusters: Iterable[Cluster], scope: frozenset[st
             slots = f"{counted(count, 'slot')} of the cluster of {owner} {'is' if count == 1 else 'are'}"
             message = f"{slots} served by no server: keys there miss, and deletes of them wait."
             yield Fault(FaultKind.SLOTS_UNSERVED, message, scope=scope)
+
+
+def empty_notes(owner: str, clusters: Iterable[Cluster], scope: frozenset[str]) -> Iterator[Fault]:
+    """Yield a note for each server without slots; the arguments are those of ``unserved_faults``."""
+    for cluster in clusters:
+        for index in cluster.ring.empty:
+            name = cluster.nodes[index].name
+            message = f"{name}, a server of the cluster of {owner}, has no slots, so no key belongs to it."
+            yield Fault(FaultKind.SERVER_WITHOUT_SLOTS, message, scope=scope, is_note=True)

@@ -8,7 +8,7 @@ from functools import partial
 
 from cachebackend.backend import ring_cache
 from cachebackend.counters import Counts
-from cachebackend.monitoring.cluster_slots import unserved_faults
+from cachebackend.monitoring.cluster_slots import empty_notes, unserved_faults
 from cachebackend.monitoring.faults import Fault, alias_scope
 from cachebackend.monitoring.formatting import listed
 from cachebackend.monitoring.nodes import NodeFigures, eviction_note, node_figures, refusal_faults
@@ -88,7 +88,8 @@ def alias_figures(alias: str) -> AliasFigures:
     publish_counts(alias)
     client = ring_cache(alias).client
     nodes = node_figures(client)
-    faults = [*unserved_faults(repr(alias), client.clusters, alias_scope(alias))]
+    owner, scope = repr(alias), alias_scope(alias)
+    faults = [*unserved_faults(owner, client.clusters, scope), *empty_notes(owner, client.clusters, scope)]
     faults += refusal_faults(alias, nodes)
     faults += [eviction_note(alias, node) for node in nodes if node.evicts_unusually]
     minutes = counts_by_step(alias, HOUR, MINUTES)

@@ -23,6 +23,7 @@ class FaultKind(StrEnum):
     NODE_PARTLY_REACHED = "node-partly-reached"
     NODE_REPLAYING = "node-replaying"
     SLOTS_UNSERVED = "slots-unserved"
+    SERVER_WITHOUT_SLOTS = "server-without-slots"
     FIGURES_UNREADABLE = "figures-unreadable"
     COUNTS_UNREADABLE = "counts-unreadable"
     EVICTIONS = "evictions"
@@ -75,6 +76,7 @@ TOPICS: dict[FaultKind, str] = {
     FaultKind.NODE_PARTLY_REACHED: "nodes",
     FaultKind.NODE_REPLAYING: "nodes",
     FaultKind.SLOTS_UNSERVED: "nodes",
+    FaultKind.SERVER_WITHOUT_SLOTS: "nodes",
     FaultKind.FIGURES_UNREADABLE: "nodes",
     FaultKind.COUNTS_UNREADABLE: "nodes",
     FaultKind.EVICTIONS: "nodes",

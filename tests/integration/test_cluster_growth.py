@@ -15,6 +15,8 @@ from django.test import override_settings
 from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.invalidation import clears, deletes
+from cachebackend.monitoring.ring import alias_figures
+from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import MissedKeys
 from cacheproject.cluster import CLUSTER_SETTINGS, Cluster, bus_port
@@ -106,12 +108,16 @@ def test_keys_of_the_first_slot_of_a_new_server_are_listed_and_cleared(grown: Gr
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_status_of_the_ring_names_a_server_without_slots(grown: Grown) -> None:
+def test_the_status_of_the_ring_and_the_page_name_a_server_without_slots(grown: Grown) -> None:
     """No key belongs to it, but keys of its first slot may be there already."""
     block = settings.CACHES["default"] | {"LOCATION": [grown.cluster.url]}
     with override_settings(CACHES=settings.CACHES | {"default": block}):
         report = report_of("ring", "status", "--alias", "default", code=None)
+        figures = alias_figures("default")
     assert report["without_slots"] == {"default": [f"127.0.0.1:{grown.port}"]}
+    [note] = [each for each in figures.faults if each.kind is FaultKind.SERVER_WITHOUT_SLOTS]
+    assert note.is_note
+    assert f"127.0.0.1:{grown.port}, a server of the cluster of 'default', has no slots" in note.message
 
 
 def test_a_server_that_has_left_keeps_no_clear_pending(grown: Grown, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,5 +242,5 @@ def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: p
     shards = [[b"slots", [], b"nodes", [each]] for each in servers]
     monkeypatch.setattr(Node, "call", lambda node, command: shards)
     for _ in range(2):
-        cluster._find_empty()
+        cluster.find_empty()
         assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}

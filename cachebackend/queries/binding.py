@@ -30,10 +30,10 @@ from django.db.models.sql.datastructures import BaseTable, Join
 from django.db.models.sql.where import AND, WhereNode
 
 from cachebackend.backend.canonical import canonical_text
-from cachebackend.invalidation.catalogue import kind_of
+from cachebackend.invalidation.catalogue import catalogue_of, kind_of
 from cachebackend.queries.recording import Select
 
-__all__ = ["Values", "bound_values"]
+__all__ = ["Values", "bound_values", "is_in_unbound"]
 
 AnyField: TypeAlias = "Field[Any, Any]"
 #: The canonical texts to which columns are bound, by column; None: NULL.
@@ -63,6 +63,16 @@ def bound_values(select: Select, can_bind: CanBind) -> dict[str, Values]:
         if isinstance(table, Join):
             _bind_by_join(table, alias, bound, can_bind)
     return bound
+
+
+def is_in_unbound(where: Any, using: str) -> bool:
+    """Return whether a WHERE clause has ``column IN (values)`` with a column that cannot be bound.
+
+    ``prefetch_related`` assigns each row by the value of such a column, and raises if the row has another
+    value. Rows that are read from their own entries are not compared with it.
+    """
+    columns = (each.lhs.target for each in _required(where) if type(each) in _IN and type(each.lhs) is Col)
+    return any(not catalogue_of(each.model._meta.db_table, using).can_bind(each) for each in columns)
 
 
 def _bind_by_join(join: Join, alias: str, bound: dict[str, Values], can_bind: CanBind) -> None:

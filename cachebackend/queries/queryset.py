@@ -13,6 +13,7 @@ from django.db.models.sql.constants import MULTI
 from cachebackend import protocol
 from cachebackend.backend import find_ring_cache
 from cachebackend.backend.open_transactions import has_changes
+from cachebackend.queries.binding import is_in_unbound
 from cachebackend.queries.construction import Remembered, recall, remember, surroundings
 from cachebackend.queries.counting import count_hit
 from cachebackend.queries.evaluation import (
@@ -180,6 +181,7 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
                 or query.extra
                 or query.select_for_update
                 or query.is_empty()
+                or is_in_unbound(query.where, self.db)
             )
         )
         if (

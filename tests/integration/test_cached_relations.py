@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection
-from django.db.models import Prefetch, Q, prefetch_related_objects
+from django.db.models import IntegerField, Prefetch, Q, prefetch_related_objects
 
 from cachebackend import CachedManager
 from cachebackend.invalidation import catalogue
@@ -193,6 +194,32 @@ def test_an_argument_that_changes_misleads_no_other_query(author: Author) -> Non
     Poem.objects.create(name="a9", author=author)
     assert cached().filter(author=author).count() == 4
     assert sorted(names_of(cached().filter(author=author))) == ["a0", "a1", "a2", "a9"]
+
+
+@pytest.fixture
+def _no_bound_integers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Foreign keys whose values do not decide about rows, as those to long texts."""
+    monkeypatch.delitem(catalogue._KINDS, IntegerField)
+    catalogue.forget_catalogues()
+    yield
+    catalogue.forget_catalogues()
+
+
+@pytest.mark.usefixtures("_no_bound_integers")
+def test_rows_that_are_prefetched_by_a_key_that_is_not_bound_are_in_the_result(author: Author) -> None:
+    """Rows from their own entries would not be compared with it, and Django raises if one has moved."""
+    own = Prefetch("poem_set", Poem.cached.order_by("name"), to_attr="poems")
+
+    def prefetched() -> list[int]:
+        found: Any = Author.objects.get(pk=author.pk)
+        prefetch_related_objects([found], own)
+        return [poem.rank for poem in found.poems]
+
+    assert "own entries" in Poem.cached.filter(author=author).explain_cache()
+    assert "own entries" not in Poem.cached.filter(author__in=[author]).explain_cache()
+    _, *others = prefetched()
+    Poem.objects.filter(name="a0").update(rank=7)
+    assert prefetched() == prefetched() == [7, *others]
 
 
 @pytest.mark.parametrize("count", [2, 50])

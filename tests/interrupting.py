@@ -143,7 +143,7 @@ def interrupted_everywhere(
         The places where the interruption did not reach the caller.
     """
     prepare()
-    # Python 3.13 reports the instructions of a function only after its first call under a trace function
+    # Since Python 3.12, instructions are reported only after a function's first call under a trace function
     interrupt(operation, sys.maxsize)
     swallowed = []
     for point in count(0, 1 if _EVERYWHERE else step):
@@ -188,7 +188,7 @@ class _Trace:
     def _step(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "return":
             self._before.pop(id(frame), None)
-        elif event == "opcode" and self.place is None:
+        elif event == "opcode" and self.place is None and not _is_of_python(frame):
             before = self._before.get(id(frame), frame.f_lasti)
             self._before[id(frame)] = frame.f_lasti
             if self._is_place(frame.f_code, before, frame.f_lasti):
@@ -206,6 +206,14 @@ class _Trace:
         if not opcode.opname[self._codes[code][before]].startswith(_CHECKS):
             return False
         return _handler_of(code, before) == _handler_of(code, at)
+
+
+def _is_of_python(frame: FrameType) -> bool:
+    """Return whether an instruction has no line, as those by which Python 3.12 throws a generator away.
+
+    Python drops what is raised there.
+    """
+    return frame.f_lineno is None
 
 
 def _handler_of(code: CodeType, offset: int) -> int | None:

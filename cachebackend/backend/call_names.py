@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, Flag
 from functools import partial
 from hashlib import sha256
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, models, router
@@ -122,7 +122,7 @@ def _own_name(function: FunctionType) -> str:
     module, path = function.__globals__.get("__name__", ""), function.__code__.co_qualname
     name = f"{module}.{path}"
     if module == "__main__":  # of any script or shell
-        return f"{name}@{_hash([function.__code__.co_code, repr(function.__code__.co_consts)])}"
+        return f"{name}@{_hash(_content(function.__code__))}"
     return name if _is_found(function, module, path) else f"{name}@{_place(function)}"
 
 
@@ -135,8 +135,23 @@ def _is_found(function: FunctionType, module: str, path: str) -> bool:
 
 
 def _place(function: FunctionType) -> str:
-    """Return a text that differs for two functions at different places of one source file."""
-    return _hash(list(function.__code__.co_positions()))
+    """Return a text that differs for two functions at different places of one source file.
+
+    Python 3.12 does not say in which columns ``lambda: 1`` returns its constant, so the place alone may be
+    that of another function on the line.
+    """
+    return _hash([*function.__code__.co_positions(), *_content(function.__code__)])
+
+
+def _content(code: CodeType) -> list[Any]:
+    """Return what a function does by its own code, the same in every process."""
+    return [code.co_code, code.co_names, *map(_constant, code.co_consts)]
+
+
+def _constant(value: object) -> Any:
+    if isinstance(value, CodeType):  # of a function within; its ``repr`` shows an address
+        return _content(value)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _hash(parts: list[Any]) -> str:

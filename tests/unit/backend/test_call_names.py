@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum, Flag, IntFlag
@@ -112,6 +115,28 @@ def test_functions_at_two_places_have_two_names() -> None:
     assert function_name(adder) == f"{__name__}.adder" == function_name(partial(adder, 1))
     assert function_name(adder(1)) == function_name(adder(2))
     assert function_name("".join).startswith("builtins.")
+
+
+def test_a_function_of_a_script_has_one_name_in_every_process() -> None:
+    """Also if it holds another function, or a set whose order differs."""
+    script = (
+        "import django; django.setup()\n"
+        "from cachebackend.backend.call_names import function_name\n"
+        "def outer(): return lambda: 1 if 'x' in {'a', 'b', 'c', 'd'} else 2\n"
+        "print(function_name(outer))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(names) == 1
+    assert "__main__.outer@" in names.pop()
 
 
 def doubled(function: Callable[[int], int]) -> Callable[[int], int]:

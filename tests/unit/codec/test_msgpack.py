@@ -107,6 +107,7 @@ def test_what_a_signal_handler_raises_reaches_the_caller(call: Callable[[], Any]
     """Although ormsgpack drops what the functions raise that it calls. The next call is not affected."""
     expected = call()
     with raising_handler():
+        interrupt(call, sys.maxsize)  # as ``interrupted_everywhere`` does
         interruptions = list(takewhile(bool, (interrupt(call, point) for point in count())))
     assert len(interruptions) > 10
     assert [each.place for each in interruptions if each and not each.has_reached_caller] == []

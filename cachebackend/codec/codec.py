@@ -33,6 +33,7 @@ from cachebackend.codec.record import (
     loaded_header,
     plain_header,
     stored_of,
+    tagged_header,
     value_record,
 )
 from cachebackend.errors import CodecError, RecordError, ValueTooLongError
@@ -62,6 +63,7 @@ class Codec:
             header of such a record, the function that turns the rest of it into a value. A signed
             pickle is not among them, because its signature is that of its key.
         loaded: The same for the records that hold a refresh block besides.
+        tagged: The same for those that hold a refresh block and a tag block.
 
     Raises:
         CodecError: The compressor's package is not installed.
@@ -69,6 +71,7 @@ class Codec:
 
     __slots__ = (
         "_compressor", "_dumps", "_loads", "_max_bytes", "_over_bytes", "_secrets", "loaded", "name", "plain",
+        "tagged",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +93,7 @@ class Codec:
         self._secrets = secrets if CodecId.SIGNED_PICKLE in CODECS[name].reads else None
         self.plain = {plain_header(codec): loads for codec, loads in self._loads.items()}
         self.loaded = {loaded_header(codec): loads for codec, loads in self._loads.items()}
+        self.tagged = {tagged_header(codec): loads for codec, loads in self._loads.items()}
 
     def encode(
         self,

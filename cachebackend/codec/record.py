@@ -73,6 +73,7 @@ __all__ = [
     "tag_block_span",
     "tag_bytes_of",
     "tag_record",
+    "tagged_header",
     "tags_of_block",
     "times_of",
     "value_record",
@@ -293,6 +294,11 @@ def plain_header(codec: int) -> bytes:
 def loaded_header(codec: int) -> bytes:
     """Return the header of a codec's records that hold a refresh block and an uncompressed payload."""
     return b"V%c%c" % (codec, _REFRESH_BIT)
+
+
+def tagged_header(codec: int) -> bytes:
+    """Return the header of a codec's records that hold both blocks and an uncompressed payload."""
+    return b"V%c%c" % (codec, _REFRESH_BIT | _TAGS_BIT)
 
 
 def times_of(record: bytes) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ from cachebackend.codec import (
     is_plain,
     kind_of,
     stored_of,
+    tag_block_span,
     times_of,
 )
 from cachebackend.effects import Reply
@@ -165,14 +166,28 @@ def plain_value(context: Context, reply: Reply) -> Any:
     return NOT_PLAIN
 
 
-def fresh_value(context: Context, reply: Reply) -> Any:
+def fresh_value(context: Context, reply: Reply, tokens: Tokens | None = None) -> Any:
     """Return a value that every reader may be served now, and count a hit; or NOT_PLAIN.
 
-    A value with tags, a compressed one, and one that is due for a refresh need a second look.
+    A compressed value, one that is due for a refresh, and one whose tags are not valid need a second look.
+
+    Args:
+        context: The alias.
+        reply: The record, or the error.
+        tokens: As for ``read_record``.
     """
     if reply.__class__ is not bytes:
         return NOT_PLAIN
-    loads = context.codec.loaded.get(reply[:HEADER_BYTES])
+    header, begin, tag_block = reply[:HEADER_BYTES], LOADED_BYTES, b""
+    loads = context.codec.loaded.get(header)
+    if tokens is not None:
+        if loads is None and (loads := context.codec.tagged.get(header)) is not None:
+            first, begin = tag_block_span(reply)
+            tag_block = reply[first:begin]
+            if begin > len(reply):
+                return NOT_PLAIN
+        if not _is_valid(tag_block, tokens):
+            return NOT_PLAIN
     if loads is None and not reply.isdigit():
         return plain_value(context, reply)
     try:
@@ -184,7 +199,7 @@ def fresh_value(context: Context, reply: Reply) -> Any:
             is_claimed = now < deadline  # another reader loads the value again
             if now >= fresh_until or (not is_claimed and _is_due_early(context, fresh_until, delta, now)):
                 return NOT_PLAIN
-            value = loads(reply[LOADED_BYTES:])
+            value = loads(reply[begin:])
     except Exception as error:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception
         raise_interrupt(error)
         return NOT_PLAIN
@@ -194,6 +209,9 @@ def fresh_value(context: Context, reply: Reply) -> Any:
 
 def value_of(context: Context, key: bytes, reply: Reply, missing: Any, tokens: Tokens | None = None) -> Any:
     """Return the value that a reply to GET of a key holds, or ``missing``; count a hit or a miss."""
+    value = fresh_value(context, reply, tokens)
+    if value is not NOT_PLAIN:
+        return value
     cell = context.counters.cell
     cached = read_record(context, key, reply, tokens, allow_stale=False)
     if cached is None:

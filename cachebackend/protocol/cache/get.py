@@ -209,10 +209,8 @@ def _get_many_near(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[
         missing = [keys[name] for name, record in records.items() if record is None]
         old = yield from _old_ring_records(context, missing)
         for name, record in records.items():
-            value = plain_value(context, record)
-            if value is NOT_PLAIN:
-                key = keys[name]
-                value = value_of(context, key, old.get(key) if record is None else record, MISS, tokens)
+            key = keys[name]
+            value = value_of(context, key, old.get(key) if record is None else record, MISS, tokens)
             if value is not MISS:
                 values[name] = value
                 near.keep(name, record, value, fresh_seconds(context, record))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -19,7 +18,6 @@ from cachebackend.protocol.cache.freshness import (
     CachedValue,
     fresh_seconds,
     fresh_value,
-    plain_value,
     read_record,
 )
 from cachebackend.protocol.cache.get import records_of
@@ -82,7 +80,7 @@ def settle_load(
         cell.misses += 1
         cell.leases_granted += 1
         return GRANTED
-    value = NOT_PLAIN if fill_options.token_names else plain_value(context, reply)
+    value = fresh_value(context, reply, tokens if fill_options.token_names else None)
     if value is not NOT_PLAIN:
         return value
     tokens = Tokens() if tokens is None else tokens
@@ -152,7 +150,8 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
         if value.__class__ is Continue:
             return (yield from value.operation)
         if value is not GRANTED:
-            near.keep(key, reply, value, math.inf)
+            if context.near is not None:
+                near.keep(key, reply, value, fresh_seconds(context, reply))
             return value
     finally:
         near.end()
@@ -180,10 +179,10 @@ def get_or_load_many(
     leases: dict[K, LeaseRequest] = {}
     try:
         records, tokens = yield from records_of(context, near, fill_options.tags, fill_options.shapes)
-        allow_stale = _allows_stale(fill_options)
+        allow_stale, wanted = _allows_stale(fill_options), tokens if fill_options.token_names else None
         for name, key in near.misses.items():
             record = records[name]
-            value = NOT_PLAIN if fill_options.token_names else fresh_value(context, record)
+            value = fresh_value(context, record, wanted)
             if value is not NOT_PLAIN:
                 values[name] = value
                 if context.near is not None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from cachebackend.effects import Operation, Reply, Send, resumed
 from cachebackend.protocol.cache.fill import FillOptions
-from cachebackend.protocol.cache.freshness import read_record
+from cachebackend.protocol.cache.freshness import NOT_PLAIN, fresh_value, read_record
 from cachebackend.protocol.cache.get import begin_get
 from cachebackend.protocol.cache.tags import TokenRead
 from cachebackend.protocol.cache.tokens import Tokens
@@ -42,6 +42,9 @@ class _ResultRead:
         if reply.__class__ is not bytes:
             return missing
         self._read.settle(self._tokens, replies[1:])
+        value = fresh_value(context, reply, self._tokens)
+        if value is not NOT_PLAIN:
+            return value
         cached = read_record(context, self._key, reply, self._tokens, allow_stale=False)
         if cached is None or cached.due:
             return missing

@@ -37,6 +37,7 @@ __all__ = [
     "handler",
     "interrupt",
     "interrupted_everywhere",
+    "interruptions",
     "raising_handler",
 ]
 
@@ -118,6 +119,22 @@ def interrupt(operation: Callable[[], object], point: int) -> Interruption | Non
     return None if trace.place is None else Interruption(trace.place, has_reached_caller)
 
 
+def interruptions(operation: Callable[[], object]) -> Iterator[Interruption]:
+    """Interrupt an operation at each place, one after the other."""
+    _begin(operation)
+    for point in count():
+        interruption = interrupt(operation, point)
+        if interruption is None:
+            assert point > 10
+            return
+        yield interruption
+
+
+def _begin(operation: Callable[[], object]) -> None:
+    """Run an operation: since Python 3.12, only functions that were traced before report instructions."""
+    interrupt(operation, sys.maxsize)
+
+
 @pytest.fixture
 def handler() -> Iterator[None]:
     """The signal of the interruptions has a handler that raises."""
@@ -143,8 +160,7 @@ def interrupted_everywhere(
         The places where the interruption did not reach the caller.
     """
     prepare()
-    # Since Python 3.12, instructions are reported only after a function's first call under a trace function
-    interrupt(operation, sys.maxsize)
+    _begin(operation)
     swallowed = []
     for point in count(0, 1 if _EVERYWHERE else step):
         prepare()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from itertools import count
 
 import pytest
 
 from cachebackend.drivers import adrive, drive
 from cachebackend.effects import Load, Operation
 from cachebackend.loader import held_tokens, in_loader, loader_block, running
-from tests.interrupting import interrupt, raising_handler
+from tests.interrupting import interruptions, raising_handler
 
 
 def load(loader: object) -> Operation[bool]:
@@ -58,12 +57,9 @@ def test_an_interrupted_block_ends() -> None:
     """Wherever a signal handler raises: otherwise the thread would read no near copies any more."""
     before = len(running)
     with raising_handler():
-        for point in count():
-            if interrupt(lambda: drive(load(held_tokens), []), point) is None:
-                break
+        for interruption in interruptions(lambda: drive(load(held_tokens), [])):
             gc.collect()
-            assert (in_loader(), held_tokens(), len(running)) == (False, (), before)
-    assert point > 10
+            assert (in_loader(), held_tokens(), len(running)) == (False, (), before), interruption.place
 
 
 def test_another_thread_is_not_in_the_block() -> None:

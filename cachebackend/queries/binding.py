@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 from django.db.models import Field
 from django.db.models.expressions import Col, ColPairs
 from django.db.models.fields.related_lookups import RelatedExact, RelatedIn, RelatedIsNull
+from django.db.models.fields.reverse_related import ForeignObjectRel
 from django.db.models.fields.tuple_lookups import TupleExact, TupleIn
 from django.db.models.lookups import Exact, In, IntegerFieldExact, IsNull
 from django.db.models.sql.constants import LOUTER
@@ -139,7 +140,10 @@ def _texts(column: Col, values: Any) -> tuple[str, ...]:
 
     NULL among the values of IN is equal to nothing.
     """
-    if kind_of(column.output_field) != kind_of(column.target):
+    compared: Any = column.output_field
+    if isinstance(compared, ForeignObjectRel):  # the other end of a foreign key: Django compares its target
+        compared = compared.target_field
+    if kind_of(compared) != kind_of(column.target):
         return ()
     texts = {canonical_text(column.target, value) for value in values if value is not None}
     found = tuple(sorted(text for text in texts if text is not None))

@@ -24,6 +24,7 @@ from tests.zoo.models import (
     Post,
     Price,
     Pub,
+    Shelf,
     Sum,
     Token,
 )
@@ -54,6 +55,18 @@ def test_there_is_a_tag_for_each_combination_of_values() -> None:
     assert found.shape.tag(digests) in found.tags()
     assert len(set(found.tags())) == 4
     assert found.tag_names("s") == [f"queries:s:zoo_author:{tag}" for tag in found.tags()]
+
+
+def test_the_other_end_of_a_relation_is_compared_with_its_key() -> None:
+    """Of a foreign key, or a one-to-one relation: Django has the relation there, which is no field."""
+    for queryset, table, columns in (
+        (Author.objects.filter(poem=1), "zoo_poem", ["author_id", "id"]),
+        (Author.objects.filter(poem__in=[1]), "zoo_poem", ["author_id", "id"]),
+        (Author.objects.filter(desk=1), "zoo_desk", ["author_id", "id"]),
+        (Shelf.objects.filter(novel=1), "zoo_novel", ["id", "shelf_id"]),
+    ):
+        assert by_table(depends(queryset.values("pk")))[table].columns == frozenset(columns)
+        assert "id" in by_table(depends(queryset.values("pk")))[table].bound
 
 
 def test_null_is_a_value() -> None:

@@ -8,6 +8,8 @@ runs them. Both raise ``NotCached`` if a change could be missed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -33,6 +35,7 @@ __all__ = [
     "compiled_aggregation",
     "compiled_query",
     "dependencies_of",
+    "unchanged",
 ]
 
 #: Tags of one alias. If there are more combinations of values, the column with the most is left out of them.
@@ -127,9 +130,27 @@ def compiled_query(
     """
     check_query(query)
     recorder = Recorder(query, leaves_out_rows=leaves_out_rows)
-    with recorder.recording(connections[using]):
+    with unchanged(query), recorder.recording(connections[using]):
         query.get_compiler(using).execute_sql()
     return _compiled(recorder, using, rules, depends_on)
+
+
+@contextmanager
+def unchanged(query: Any) -> Iterator[None]:
+    """Leave a query as it is while it is compiled in the block.
+
+    Each time that Django compiles a union, it adds the columns by which the union is ordered, and which are not
+    selected, to the query and to its parts.
+    """
+    if not query.combinator:
+        yield
+        return
+    before = query.combined_queries, query.select, query.selected
+    query.combined_queries, query.selected = tuple(each.clone() for each in before[0]), copy(before[2])
+    try:
+        yield
+    finally:
+        query.combined_queries, query.select, query.selected = before
 
 
 def compiled_aggregation(

@@ -25,7 +25,7 @@ from cachebackend.invalidation.tables import table_name, watched_tables
 from cachebackend.protocol import ShapeEntry
 from cachebackend.queries.binding import Values
 from cachebackend.queries.counting import cached_form
-from cachebackend.queries.dependencies import Dependency, compiled_query
+from cachebackend.queries.dependencies import Dependency, compiled_query, unchanged
 from cachebackend.queries.not_cached import NotCached
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.params import text_of_params
@@ -94,7 +94,8 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     Raises:
         NotCached: The result cannot be kept right.
     """
-    sql, params = compiler.as_sql()
+    with unchanged(compiler.query):
+        sql, params = compiler.as_sql()
     if not sql:
         return None
     scope = scope_of(compiler.using)

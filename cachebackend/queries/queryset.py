@@ -252,7 +252,9 @@ class CachedQuerySet(UnbuiltQuerySet[M]):
 
     def delete(self) -> tuple[int, dict[str, int]]:
         """Delete the rows, as they are in the database."""
-        return self.uncached().delete()
+        deleted = self.uncached().delete()
+        self._result_cache = None  # as Django does: the queryset may be read again
+        return deleted
 
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]

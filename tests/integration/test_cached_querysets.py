@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.postgres.search import SearchQuery, SearchVector
 from django.db import connection, transaction
-from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch, Sum
+from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch, QuerySet, Sum
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Now
 from django.db.models.signals import post_init
@@ -22,7 +22,7 @@ from cachebackend.invalidation.catalogue import forget_catalogues
 from cachebackend.queries.options import QueryOptions
 from cachebackend.queries.queryset import CachedQuerySet, cached_queryset
 from cachebackend.writebehind.transactions import limited_transaction
-from tests.zoo.models import Author, Label, Novel, Poem, Post
+from tests.zoo.models import Author, Label, Mark, Novel, Poem, Post
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -318,6 +318,43 @@ def test_writing_through_a_cached_queryset(poems: list[Poem]) -> None:
     assert not queryset.all()
     assert cached().filter(rank=8).delete()[0] == 2
     assert cached().count() == 4
+
+
+def test_a_queryset_that_was_read_and_deleted_is_read_again() -> None:
+    """As a plain one, which has no rows after ``delete()``."""
+    queryset = cached().filter(rank=1)
+    assert len(queryset) == 2
+    queryset.delete()
+    assert list(queryset) == []
+
+
+def test_the_rows_of_the_other_end_of_a_relation(poems: list[Poem]) -> None:
+    """They are found by a row, or by its key, and found no more when it has moved."""
+    for other in (poems[0], poems[0].pk):
+        assert [each.name for each in cached(Author).filter(poem=other)] == ["a"]
+    Poem.objects.filter(pk=poems[0].pk).update(author=poems[-1].author)
+    for other in (poems[0], poems[0].pk):
+        assert [each.name for each in cached(Author).filter(poem=other)] == ["b"]
+    post = Post.objects.create(name="post")
+    mark = Mark.objects.create(name="mark", target=post)
+    assert cached(Post).filter(marks=mark.pk).count() == 1
+    Mark.objects.update(object_id=None)
+    assert cached(Post).filter(marks=mark.pk).count() == 0
+
+
+def test_a_union_that_is_ordered_by_a_column_that_is_not_selected() -> None:
+    """Django adds this column to the parts of the union when it compiles them, also if it does so again."""
+
+    def union(of: Any) -> Any:
+        return of(Poem).filter(rank=1).union(of(Poem).filter(rank=2)).order_by("name")
+
+    for _ in range(2):
+        for form in (
+            lambda queryset: list(queryset.values("rank")),
+            lambda queryset: list(queryset.values_list("rank", flat=True)),
+            lambda queryset: list(queryset.values_list("rank", "author")),
+        ):
+            assert form(union(cached)) == form(union(QuerySet))
 
 
 def test_a_table_with_too_many_shapes(monkeypatch: pytest.MonkeyPatch) -> None:

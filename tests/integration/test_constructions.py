@@ -29,7 +29,7 @@ from cachebackend.invalidation import catalogue
 from cachebackend.queries import construction, plans, whole_rows
 from tests.sessions import session
 from tests.zones import Zone
-from tests.zoo.models import Author, Kiosk, Poem
+from tests.zoo.models import Author, Kiosk, Novel, Poem, Shelf
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -500,6 +500,13 @@ def test_an_instance_beside_another_column_is_no_key(authors: list[Author]) -> N
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Author, "__str__", lambda _: name)  # noqa: B023  # it is called in this turn
             assert [poem.name for poem in Poem.cached.filter(name=authors[0])] == [name]
+
+
+def test_an_instance_without_a_key_is_refused_as_django_does() -> None:
+    """Also if its foreign key refers to another column, which it has."""
+    assert list(Novel.cached.exclude(shelf=Shelf(pk=1, sign="x"))) == []
+    with pytest.raises(ValueError, match="must be saved"):
+        list(Novel.cached.exclude(shelf=Shelf(sign="x")))
 
 
 def test_large_arguments_are_not_remembered() -> None:

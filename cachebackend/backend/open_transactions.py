@@ -52,16 +52,17 @@ _READS = re.compile(
 #: Settings on which rows and results of queries depend: the time zone of the session, how it shows dates,
 #: intervals, floats or bytes, how it compares texts, or where it looks for tables.
 _NAMES = (
-    r"[\"`']?(?:TIME[ _]?ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
+    rf"[\"`']?(?:TIME_?{_BEGIN}ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
     r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
     r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b"
 )
-#: What makes one of them: a statement, which may make several, or a function; a parameter may name any.
+#: What makes one of them: a statement, which may make several, or a function, whose argument may name any if
+#: it is not a plain text.
 _SET = re.compile(
     rf"{_BEGIN}SET\b(?:[^;]*?,)?{_BEGIN}(?:(?:SESSION|LOCAL)\b{_BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
     re.IGNORECASE | re.DOTALL,
 )
-_SET_CONFIG = re.compile(rf"\bset_config\s*\(\s*(?:%|{_NAMES})", re.IGNORECASE)
+_SET_CONFIG = re.compile(rf"\bset_config\s*\(\s*(?:[^'\s]|{_NAMES})", re.IGNORECASE)
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)

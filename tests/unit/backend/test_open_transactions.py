@@ -177,6 +177,7 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
     [
         ("SET LOCAL TIME ZONE 'Asia/Tokyo'", True),
         ("SET timezone TO 'UTC'", True),
+        ("SET LOCAL TIME\n  /* a comment */ ZONE 'Asia/Tokyo'", True),
         ("set session time_zone = '+00:00'", True),
         ("/* a comment */ SET LOCAL DateStyle = 'SQL'", True),
         ("SELECT set_config('TimeZone', 'Asia/Tokyo', true)", True),
@@ -191,6 +192,7 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
         ("SELECT 1, set_config('search_path', 'other', true)", True),
         ("WITH a AS (SELECT set_config('search_path', 'x', true)) SELECT * FROM a", True),
         ("SELECT set_config(%s, %s, true)", True),
+        ("SELECT set_config(name, 'UTC', true) FROM pg_settings WHERE name = 'TimeZone'", True),
         ("SELECT set_config('app.tenant', %s, true)", False),
         ("SELECT set_config('app.tenant', '1', true)", False),
         ("SET LOCAL ROLE tenant", False),

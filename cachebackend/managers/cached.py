@@ -53,9 +53,10 @@ class CachedManager(RowsByKey[M], BaseManager.from_queryset(CachedQuerySet)):  #
             filter by columns of the row alone, because only a write to the row deletes its keys.
             Default: Django's ``_base_manager``, which has every row.
         ignore: Fields that change too often, such as a counter of views. A change of such a field alone
-            invalidates no result of a query that orders by it, returns it or filters by a range of it: with
-            regard to this field, a result may be as old as its ``timeout``. This holds for all cached
-            queries that read the table. Rows, and whole rows in results, have the present value.
+            invalidates no result of a query that orders by it, returns it, or filters by it otherwise than
+            by an equality that decides about rows, which those of a ``TextField`` or a ``FloatField`` do
+            not: with regard to this field, a result may be as old as its ``timeout``. This holds for all
+            cached queries that read the table. Rows, and whole rows in results, have the present value.
 
     On an abstract model each concrete child gets its own manager with these options; so do the
     children and proxies of a model, unless they define the attribute.

@@ -139,8 +139,8 @@ def compiled_query(
 def unchanged(query: Any) -> Iterator[None]:
     """Leave a query as it is while it is compiled in the block.
 
-    Each time that Django compiles a union, it adds the columns by which the union is ordered, and which are not
-    selected, to the query and to its parts.
+    Each time that Django compiles a union, it adds the columns by which the union is ordered, and which are
+    not selected, to the query and to its parts.
     """
     if not query.combinator:
         yield

@@ -70,10 +70,14 @@ def is_in_unbound(where: Any, using: str) -> bool:
     """Return whether a WHERE clause has ``column IN (values)`` with a column that cannot be bound.
 
     ``prefetch_related`` assigns each row by the value of such a column, and raises if the row has another
-    value. Rows that are read from their own entries are not compared with it.
+    value. Rows that are read from their own entries are not compared with it. A relation of several columns
+    is compared in pairs, which bind nothing.
     """
-    columns = (each.lhs.target for each in _required(where) if type(each) in _IN and type(each.lhs) is Col)
-    return any(not catalogue_of(each.model._meta.db_table, using).can_bind(each) for each in columns)
+    compared = [each.lhs for each in _required(where) if type(each) in _IN]
+    columns = (each.target for each in compared if type(each) is Col)
+    return any(type(each) is ColPairs for each in compared) or any(
+        not catalogue_of(each.model._meta.db_table, using).can_bind(each) for each in columns
+    )
 
 
 def _bind_by_join(join: Join, alias: str, bound: dict[str, Values], can_bind: CanBind) -> None:

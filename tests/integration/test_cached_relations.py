@@ -16,7 +16,7 @@ from cachebackend.invalidation import catalogue
 from cachebackend.queries.whole_rows import WholeRows
 from tests.integration.test_cached_queryset_users import cache, cached, names_of, poems, statements
 from tests.shop.models import KeptManager, Note
-from tests.zoo.models import Author, Kiosk, Label, Mark, Place, Poem, Post
+from tests.zoo.models import Author, Kiosk, Label, Mark, Place, Poem, Post, Shelf, Visit
 
 __all__ = ["cache", "poems"]
 pytestmark = [pytest.mark.django_db(transaction=True)]
@@ -249,3 +249,28 @@ def test_a_row_that_moves_while_it_is_prefetched(count: int, monkeypatch: pytest
 
     monkeypatch.setattr(WholeRows, "instances", after_a_move)
     assert read() == [0, *[1] * (count - 1)]
+
+
+def test_a_row_that_moves_while_it_is_prefetched_by_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, with a relation of two columns."""
+    shelf = Shelf.objects.create(hall=1, side=1, sign="a")
+    Visit.objects.create(name="visit", hall=1, side=1)
+    prefetched = Prefetch("visit_set", Visit.cached.all(), to_attr="visits")
+
+    def read() -> list[str]:
+        found: Any = Shelf.objects.get(pk=shelf.pk)
+        prefetch_related_objects([found], prefetched)
+        return [visit.name for visit in found.visits]
+
+    assert read() == read() == ["visit"]
+    instances = WholeRows.instances
+
+    def after_a_move(whole: WholeRows, *args: Any) -> Any:
+        Visit.objects.update(side=2)
+        return instances(whole, *args)
+
+    monkeypatch.setattr(WholeRows, "instances", after_a_move)
+    assert read() == ["visit"]
+    monkeypatch.undo()
+    Visit.objects.update(side=2)
+    assert read() == []

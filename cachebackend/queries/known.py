@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.core.exceptions import FieldError
 from django.db.models import Aggregate, DateField, Func, Lookup, TimeField
-from django.db.models.expressions import DatabaseDefault, RawSQL, Value
+from django.db.models.expressions import CombinedExpression, DatabaseDefault, RawSQL, Value
 from django.db.models.functions import Cast, Now, Random
 from django.db.models.sql import AggregateQuery, Query
 from django.db.models.sql.where import ExtraWhere
@@ -68,7 +68,7 @@ _WITHOUT_TEXT = frozenset({bool, date, datetime, Decimal, float, int, NoneType, 
 #: The caller writes the SQL, or the name of the function.
 _WRITTEN_BY_CALLER: frozenset[type[Any]] = frozenset({Aggregate, DatabaseDefault, ExtraWhere, Func, RawSQL})
 #: Arguments of functions with which a caller writes SQL.
-_SQL_ARGUMENTS = frozenset({"function", "template"})
+_SQL_ARGUMENTS = frozenset({"arg_joiner", "function", "template"})
 #: Those of the ``Func`` by which Django makes an array of the list that a column is compared with.
 _ARRAY = {"function": "ARRAY", "template": "%(function)s[%(expressions)s]"}
 
@@ -122,5 +122,8 @@ def check_known(node: Any) -> None:
         raise NotCached(f"{kind.__module__}.{kind.__qualname__} is not known, so it may read any table")
     if kind is Func and node.extra == _ARRAY:
         return
-    if kind in _WRITTEN_BY_CALLER or not _SQL_ARGUMENTS.isdisjoint(getattr(node, "extra", ())):
+    has_own_arguments = not _SQL_ARGUMENTS.isdisjoint(getattr(node, "extra", ()))
+    # What stands between the parts of Django's own expressions is an operator, and no word
+    has_own_connector = isinstance(node, CombinedExpression) and any(map(str.isalnum, node.connector))
+    if kind in _WRITTEN_BY_CALLER or has_own_arguments or has_own_connector:
         raise NotCached(f"{kind.__name__} has SQL of the caller, which may read any table")

@@ -21,8 +21,8 @@ from django.db.models import (
     TimeField,
     Value,
 )
-from django.db.models.expressions import RawSQL
-from django.db.models.functions import Cast, Concat, Left, Lower, Now, Random
+from django.db.models.expressions import CombinedExpression, RawSQL
+from django.db.models.functions import Cast, Coalesce, Concat, Left, Lower, Now, Random
 from django.db.models.lookups import Exact
 from django.db.models.sql import Query
 from django.db.models.sql.where import ExtraWhere
@@ -78,6 +78,8 @@ def test_django_s_expressions_are_known(expression: Any) -> None:
         ExtraWhere(["x"], []),
         Lower("x", function="NOW"),
         Lower("x", template="now()"),
+        Coalesce("x", "y", arg_joiner=", random(), "),
+        CombinedExpression(F("x"), "+ (SELECT max(id) FROM other) +", F("y")),
     ],
 )
 def test_what_a_caller_writes_is_not_known(expression: Any) -> None:

@@ -75,7 +75,7 @@ class Evaluation:
             return run()
         if result_type == SINGLE:
             return tuple(rows[0]) if rows else None
-        return [[tuple(row) for row in rows]]
+        return [_for_instances(rows)]
 
     def read(self, compiler: Any, result_type: str, run: Run) -> Sequence[Any] | None:
         """Return the rows of a statement; None: its result is not cached, or known to be empty.
@@ -151,6 +151,17 @@ def refuse_in_event_loop() -> None:
 @async_unsafe("Use the async methods of querysets: you cannot call this from an async context.")
 def _refuse() -> None:
     """Raise, unless the project allows queries in event loops."""
+
+
+def _for_instances(rows: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield rows. Queries of the code that makes instances of them meanwhile are run as they are.
+
+    If that code raises, the block ends, too.
+    """
+    evaluation = _current.get()
+    _current.set(None)
+    yield from map(tuple, rows)
+    _current.set(evaluation)
 
 
 def _rows(result: Any, result_type: str) -> list[list[Any]]:

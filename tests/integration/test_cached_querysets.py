@@ -389,6 +389,32 @@ def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
             assert numbers == {count}
 
 
+@pytest.mark.parametrize("is_prefetched", [False, True], ids=["rows", "prefetched rows"])
+def test_what_is_queried_while_instances_are_made_is_read_from_the_database(is_prefetched: bool) -> None:
+    """A receiver of ``post_init`` asks a plain manager: no block of a cached queryset answers it."""
+    numbers: list[int] = []
+
+    def receive(**_: Any) -> None:
+        numbers.append(Label.objects.count())
+
+    def read() -> None:
+        poems = cached().filter(rank=1).annotate(n=F("rank"))
+        own = Author.cached.prefetch_related(Prefetch("poem_set", poems))
+        list(own if is_prefetched else poems)
+
+    read()
+    post_init.connect(receive, sender=Poem)
+    try:
+        read()
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO zoo_label (name, rank) VALUES ('another', 0)")
+        read()
+    finally:
+        post_init.disconnect(receive, sender=Poem)
+    before, after = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+    assert [count + 1 for count in before] == after
+
+
 def test_depends_on_includes_the_relations_of_a_model() -> None:
     """As a tag of the model does: the rows at both ends of a change count as changed."""
     post, label = Post.objects.create(name="post"), Label.objects.create(name="label")

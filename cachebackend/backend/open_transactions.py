@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+
+from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
     "OpenTransaction",
@@ -34,6 +36,7 @@ __all__ = [
     "is_open",
     "is_unmanaged",
     "keeps_snapshot",
+    "roll_back_or_close",
     "rollbacks",
     "was_rolled_back_since",
 ]
@@ -397,6 +400,18 @@ def is_aborted(connection: Any) -> bool:
     if connection.needs_rollback:
         return True
     return connection.vendor == "postgresql" and _status(connection) in {_ACTIVE, _INERROR}
+
+
+def roll_back_or_close(connection: BaseDatabaseWrapper) -> None:
+    """Roll back because of an exception, and raise no other error in its place.
+
+    The connection is closed if it cannot roll back: it still runs a statement that was interrupted, for example.
+    """
+    try:
+        connection.rollback()
+    except Error as error:
+        connection.close()
+        raise_interrupt(error)
 
 
 def is_in_pipeline(connection: Any) -> bool:

@@ -24,7 +24,7 @@ from threading import Lock
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachebackend.backend.open_transactions import is_open
+from cachebackend.backend.open_transactions import is_open, roll_back_or_close
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox import delete_rows
@@ -95,9 +95,9 @@ def _delete_some(connection: BaseDatabaseWrapper, written: Sequence[int]) -> Non
         return
     try:
         _delete(connection, due)
-    except Exception:
-        if not connection.autocommit:  # the caller commits this transaction
-            connection.rollback()
+    except BaseException:
+        if is_open(connection):  # as after an interruption; the caller goes on with the connection
+            roll_back_or_close(connection)
         raise
 
 

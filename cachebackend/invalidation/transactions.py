@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from django.db import Error, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
@@ -34,8 +34,8 @@ from cachebackend.backend.open_transactions import (
     is_in_transaction,
     is_open,
     is_unmanaged,
+    roll_back_or_close,
 )
-from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.transaction_deletes import TransactionDeletes
@@ -76,11 +76,7 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
             if deletes is not None:
                 deletes.before_commit(connection)
         except BaseException:
-            try:
-                rollback_with_deletes()  # Django rolls back after database errors only
-            except Error as error:  # as after an interrupted statement; it must not replace the first error
-                connection.close()
-                raise_interrupt(error)
+            roll_back_or_close(connection)  # Django rolls back after database errors only
             raise
         if deletes is None:
             commit()
@@ -157,11 +153,11 @@ def _end_open_transaction(connection: BaseDatabaseWrapper, *, is_of_atomic: bool
     """End a transaction that the driver would commit or refuse to commit when autocommit is turned on.
 
     ``atomic`` turns it on after the commit. The transaction is still open then only if a signal handler
-    has raised before the commit or the rollback began.
+    has raised before the commit or the rollback has ended.
     """
     if is_of_atomic:
         if is_open(connection):
-            connection.rollback()
+            roll_back_or_close(connection)
     elif connection.vendor != "postgresql" and scheduled_deletes(connection) is not None:
         connection.commit()  # the driver of Postgres refuses it
 

@@ -1,0 +1,99 @@
+"""A signal handler that raises while the driver of the database waits."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+
+from cachebackend import RingCache
+from cacheproject.demo.models import Article
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("empty_nodes"),
+    pytest.mark.postgres,
+]
+#: Makes an UPDATE of a table wait in its COMMIT.
+SLOW_COMMIT = """
+CREATE FUNCTION pg_temp.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER waiting AFTER UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION pg_temp.wait();
+"""
+
+
+class SoftLimitError(Exception):
+    """What the handler raises."""
+
+
+@pytest.fixture
+def article() -> Article:
+    """A row that is cached."""
+    article = Article.objects.create(slug="a", title="old")
+    assert Article.cached.get(pk=article.pk).title == "old"
+    return article
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[], None]]:
+    """Return what makes the handler raise soon."""
+
+    def handle(*_: Any) -> None:
+        raise SoftLimitError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.1) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def update(article: Article) -> None:
+    Article.objects.filter(pk=article.pk).update(title="new")
+
+
+@pytest.mark.parametrize("is_in_block", [True, False], ids=["atomic", "autocommit"])
+def test_the_connection_serves_after_an_interrupted_clean_up(
+    ring_cache: RingCache, article: Article, alarm: Callable[[], None], is_in_block: bool
+) -> None:
+    """The outbox row is deleted after the commit: callbacks follow, and further statements."""
+
+    def slow(execute: Callable[..., Any], sql: Any, *arguments: Any) -> Any:
+        if sql.startswith('DELETE FROM "cachebackend_outboxrow"'):
+            sql = sql.replace("DELETE", "WITH slow AS (SELECT pg_sleep(1) AS slept) DELETE", 1)
+            sql += " AND (SELECT count(slept) FROM slow) = 1"
+            alarm()
+        return execute(sql, *arguments)
+
+    called: list[int] = []
+    with pytest.raises(SoftLimitError), connection.execute_wrapper(slow):
+        if is_in_block:
+            with transaction.atomic():
+                update(article)
+                transaction.on_commit(lambda: called.append(Group.objects.count()))
+        else:
+            update(article)
+    assert called == [0] * is_in_block
+    assert Article.objects.get().title == "new"
+
+
+@pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "not cached"])
+def test_an_interrupted_commit_raises_what_the_handler_raises(
+    ring_cache: RingCache, article: Article, alarm: Callable[[], None], is_cached: bool
+) -> None:
+    """The driver still waits for the COMMIT, and refuses to turn autocommit on."""
+    group = Group.objects.create(name="old")
+    table = (Article if is_cached else Group)._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(SLOW_COMMIT.format(table=table))  # it is dropped with its session
+    with pytest.raises(SoftLimitError), transaction.atomic():
+        if is_cached:
+            update(article)
+        else:
+            Group.objects.filter(pk=group.pk).update(name="new")
+        alarm()
+    with transaction.atomic():
+        assert Group.objects.count() == 1

@@ -27,7 +27,7 @@ from django.db.models import sql
 from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLInsertCompiler, SQLUpdateCompiler
 from django.db.models.sql.constants import ROW_COUNT
 
-from cachebackend.interrupts import raise_interrupt
+from cachebackend.interrupts import note_interrupt, raise_interrupt
 from cachebackend.invalidation.changes import paired
 from cachebackend.invalidation.conflicts import conflicting_rows
 from cachebackend.invalidation.fetched_rows import UNREADABLE
@@ -79,7 +79,7 @@ class Write(StatementChanges):
             reads_back: Whether the statement is an UPDATE whose caller reads columns of the rows.
         """
         if not self._can_be_alone:
-            with each_statement_in_a_transaction(self._connection):
+            with each_statement_in_a_transaction(self._connection), self._interrupted_is_unknown():
                 yield
             return
         [table] = self._tables
@@ -95,6 +95,20 @@ class Write(StatementChanges):
         self._own = OwnStatement(self._connection.alias, table, outbox)
         with asking_again(self._connection.alias):
             yield
+
+    @contextmanager
+    def _interrupted_is_unknown(self) -> Iterator[None]:
+        """Add everything if the statement is interrupted: it may have run, and its rows are not known.
+
+        The caller may catch the exception and commit. Django marks a transaction for rollback only after a
+        subclass of Exception, which KeyboardInterrupt is not, and not in ``_raw_delete``.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) or note_interrupt(error):
+                self._add_everything()
+            raise
 
     def _outbox_values(self, table: WatchedTable) -> Sequence[models.Field[Any, Any]]:
         """Return the fields of the values that outbox rows hold beside the columns of keys."""

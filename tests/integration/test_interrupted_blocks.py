@@ -1,4 +1,4 @@
-"""A signal handler that raises while the driver of the database waits."""
+"""A signal handler that raises while the driver waits, or in a block that catches it and is committed."""
 
 from __future__ import annotations
 
@@ -51,8 +51,39 @@ def alarm() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
+def save(article: Article) -> None:
+    article.title = "new"
+    article.save()
+
+
 def update(article: Article) -> None:
     Article.objects.filter(pk=article.pk).update(title="new")
+
+
+def raw_delete(article: Article) -> None:
+    Article.objects.filter(pk=article.pk)._raw_delete("default")
+
+
+def delete(article: Article) -> None:
+    article.delete()
+
+
+@pytest.mark.parametrize("write", [save, update, raw_delete, delete])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_write_that_is_interrupted_and_committed_leaves_no_copy(
+    ring_cache: RingCache, article: Article, write: Callable[[Article], None], error: type[BaseException]
+) -> None:
+    """A loop that Ctrl-C ends keeps what it has done: Django marks no transaction for rollback."""
+
+    def interrupted(execute: Callable[..., Any], *arguments: Any) -> Any:
+        execute(*arguments)
+        raise error
+
+    with transaction.atomic(), pytest.raises(error), connection.execute_wrapper(interrupted):
+        write(article)
+    stored = [row.title for row in Article.objects.all()]
+    assert stored != ["old"]
+    assert [row.title for row in Article.cached.in_bulk([article.pk]).values()] == stored
 
 
 @pytest.mark.parametrize("is_in_block", [True, False], ids=["atomic", "autocommit"])

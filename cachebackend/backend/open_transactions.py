@@ -405,7 +405,7 @@ def is_aborted(connection: Any) -> bool:
 def roll_back_or_close(connection: BaseDatabaseWrapper) -> None:
     """Roll back because of an exception, and raise no other error in its place.
 
-    The connection is closed if it cannot roll back: it still runs a statement that was interrupted, for example.
+    The connection is closed if it cannot roll back: it may still run a statement that was interrupted.
     """
     try:
         connection.rollback()

@@ -20,7 +20,8 @@ pytestmark = [
 ]
 #: Makes an UPDATE of a table wait in its COMMIT.
 SLOW_COMMIT = """
-CREATE FUNCTION pg_temp.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
+CREATE FUNCTION pg_temp.wait() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER waiting AFTER UPDATE ON {table} DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION pg_temp.wait();
 """

@@ -125,6 +125,10 @@ def _delete_after_commit(connection: BaseDatabaseWrapper) -> None:
     callbacks, connection.run_on_commit = others, []
     try:
         deletes.after_commit()
+    except BaseException:  # interrupted, perhaps while the driver waits: the callbacks need the connection
+        if is_open(connection):
+            roll_back_or_close(connection)
+        raise
     finally:
         connection.run_on_commit = callbacks + connection.run_on_commit
 

@@ -12,6 +12,7 @@ from django.db import connection, transaction
 
 from cachebackend import RingCache
 from cacheproject.demo.models import Article
+from tests.zoo.models import Profile
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -110,6 +111,25 @@ def test_the_connection_serves_after_an_interrupted_clean_up(
             update(article)
     assert called == [0] * is_in_block
     assert Article.objects.get().title == "new"
+
+
+def test_the_callbacks_are_served_after_an_interrupted_refill(
+    ring_cache: RingCache, alarm: Callable[[], None]
+) -> None:
+    """A row that is cached when it is written is loaded again after the commit."""
+    profile = Profile.objects.create(name="old")
+
+    def slow(execute: Callable[..., Any], sql: Any, *arguments: Any) -> Any:
+        if sql.startswith("SELECT") and Profile._meta.db_table in sql:
+            sql = sql.replace("SELECT", "SELECT pg_sleep(1),", 1)
+            alarm()
+        return execute(sql, *arguments)
+
+    called: list[int] = []
+    with pytest.raises(SoftLimitError), connection.execute_wrapper(slow), transaction.atomic():
+        Profile.objects.filter(pk=profile.pk).update(name="new")
+        transaction.on_commit(lambda: called.append(Group.objects.count()))
+    assert called == [0]
 
 
 @pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "not cached"])

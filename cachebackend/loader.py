@@ -13,12 +13,16 @@ A stale value is older still, and its page would be served for a whole timeout a
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 from weakref import ref
 
-__all__ = ["held_tokens", "in_loader", "loader_block", "running"]
+from asgiref.sync import SyncToAsync
+
+__all__ = ["held_tokens", "in_loader", "keeps_loader_waiting", "loader_block", "running"]
 
 
 class _Block:
@@ -29,12 +33,20 @@ class _Block:
 
     Attributes:
         tokens: The tokens of the leases under which the loaders around it, and its own, run.
+        thread: Says in which thread blocking code of the loader's task runs; None: it is in no task.
     """
 
-    __slots__ = ("__weakref__", "tokens")
+    __slots__ = ("__weakref__", "thread", "tokens")
 
     def __init__(self, tokens: tuple[bytes, ...]) -> None:
         self.tokens = tokens
+        loop = _get_running_loop()
+        self.thread = None if loop is None else _thread_of(loop)
+
+
+def _thread_of(loop: Any) -> tuple[Any, Any]:
+    """Return what distinguishes the thread in which ``sync_to_async`` runs code of the current task."""
+    return loop, SyncToAsync.thread_sensitive_context.get(None)
 
 
 #: The blocks of this process. While there is none, a hit need not ask further.
@@ -57,6 +69,28 @@ def held_tokens() -> tuple[bytes, ...]:
     reference = _block.get()
     block = reference and reference()
     return block.tokens if block else ()
+
+
+def keeps_loader_waiting() -> bool:
+    """Return whether a loader of a task may wait for the thread of the caller, which must not wait then.
+
+    ``sync_to_async`` runs the blocking code of a request, or of all tasks of a loop, in one thread:
+
+        1. task      aget: takes the lease of a row; the thread is to load it
+        2. thread    reads a list that has the row: would wait for the lease, and the loader for the thread
+
+    The lease that the caller meets may be another one, whose loader waits for the thread of another request.
+    A loader around the caller does not count: the thread works for it.
+    """
+    loop = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+    if not running or loop is None or _get_running_loop() is not None:
+        return False
+    thread, around = _thread_of(loop), set(held_tokens())
+    blocks = [reference() for reference in tuple(running)]
+    return any(
+        block is not None and block.thread == thread and not around.issuperset(block.tokens)
+        for block in blocks
+    )
 
 
 @contextmanager

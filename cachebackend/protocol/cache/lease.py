@@ -37,7 +37,7 @@ from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import RELEASED, Kind, claimed, kind_of, lease_record
 from cachebackend.effects import Operation, Reply, Request, Script, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
-from cachebackend.loader import held_tokens
+from cachebackend.loader import held_tokens, keeps_loader_waiting
 from cachebackend.protocol.cache.compare_and_set import (
     KEEP_TTL,
     CompareAndSet,
@@ -257,7 +257,7 @@ def sort_answers(
         elif is_claim:  # the record that we would replace has changed: ask again
             lease.current = None
             _ask_again(context, answers, name, lease)
-        elif (kind := _kind(reply)) is Kind.QUARANTINE or reply == RELEASED or _is_held(reply):
+        elif (kind := _kind(reply)) is Kind.QUARANTINE or reply == RELEASED or _blocks_caller(reply, kind):
             answers.unleased.append(name)
         elif kind is Kind.LEASE and reply not in context.orphans:
             now = _note_lease(context, lease, reply)
@@ -312,9 +312,11 @@ def delete_endless(
         yield Send([(lease.node, _DELETE_ENDLESS.call([lease.key])) for lease in met])
 
 
-def _is_held(record: bytes) -> bool:
-    """Return whether a record is the lease under which a loader of this thread or task runs now."""
-    return any(record == lease_record(token) for token in held_tokens())
+def _blocks_caller(record: bytes, kind: Kind | None) -> bool:
+    """Return whether a record is a lease whose loader may wait for the caller."""
+    if kind is not Kind.LEASE:
+        return False
+    return any(record == lease_record(token) for token in held_tokens()) or keeps_loader_waiting()
 
 
 def _note_lease(context: Context, lease: LeaseRequest, other: bytes) -> float:

@@ -280,19 +280,26 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
     """Run a statement; delete the keys of a transaction past Django that has ended, by it or before it."""
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     _delete_if_ended(connection)
+    deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
+    may_end = deletes is not None and deletes.is_manual and is_open(connection)
     try:
         return execute(*arguments)
     finally:
-        _delete_if_ended(connection)
+        _delete_if_ended(connection, by_statement=may_end and not is_open(connection))
 
 
-def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:
-    """Delete the keys of a transaction that Django did not manage, once it has ended.
+def _delete_if_ended(connection: BaseDatabaseWrapper, *, by_statement: bool = False) -> None:
+    """Delete the keys of a transaction that has ended past Django.
 
     Nobody knows whether by a commit. After a rollback the deletes are not needed, but do no harm.
+
+    Args:
+        connection: The connection.
+        by_statement: Whether a statement has ended it, although autocommit is off: ``COMMIT``, or on SQLite
+            the RELEASE of a savepoint before which nothing was executed.
     """
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is not None and deletes.is_unmanaged and not is_unmanaged(connection):
+    if deletes is not None and (by_statement or (deletes.is_unmanaged and not is_unmanaged(connection))):
         setattr(connection, _ATTRIBUTE, None)
         deletes.after_commit()
 

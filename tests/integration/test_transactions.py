@@ -350,6 +350,20 @@ def test_autocommit_that_is_turned_on_commits_with_deletes() -> None:
     assert OutboxRow.objects.using("lite").count() == 0
 
 
+@pytest.mark.usefixtures("tenants")
+def test_a_block_that_sqlite_commits_although_autocommit_is_off_is_invalidated() -> None:
+    """The savepoint of the block begins SQLite's transaction, so its RELEASE commits it."""
+    row = Tenant.objects.create(name="one", rank=1)
+    assert Tenant.cached.get(pk=row.pk).rank == 1
+    transaction.set_autocommit(False, using="lite")
+    with transaction.atomic(using="lite"):
+        Tenant.objects.update(rank=2)
+    transaction.rollback(using="lite")
+    transaction.set_autocommit(True, using="lite")
+    assert Tenant.objects.get().rank == 2
+    assert Tenant.cached.get(pk=row.pk).rank == 2
+
+
 # Many keys
 
 

@@ -18,6 +18,7 @@ a reader that loaded it cannot fill it after the quarantine, which replaces its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -52,6 +53,8 @@ __all__ = [
     "pending_keys",
 ]
 
+#: A statement that may commit although autocommit is off; of RELEASE see ``_delete_if_ended``.
+_ENDS = re.compile(r"\s*(?:COMMIT|END|RELEASE)\b", re.IGNORECASE)
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
 
@@ -281,7 +284,9 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     _delete_if_ended(connection)
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    may_end = deletes is not None and deletes.is_manual and is_open(connection)
+    may_end = deletes is not None and deletes.is_manual and not deletes.is_unmanaged and is_open(connection)
+    if may_end and deletes is not None and _ENDS.match(str(arguments[0])):
+        deletes.before_commit(connection)
     try:
         return execute(*arguments)
     finally:

@@ -356,10 +356,18 @@ def test_a_block_that_sqlite_commits_although_autocommit_is_off_is_invalidated()
     row = Tenant.objects.create(name="one", rank=1)
     assert Tenant.cached.get(pk=row.pk).rank == 1
     transaction.set_autocommit(False, using="lite")
-    with transaction.atomic(using="lite"):
+    stored = []
+
+    def look(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        if sql.startswith("RELEASE"):
+            stored.append(OutboxRow.objects.using("lite").count())
+        return execute(sql, *arguments)
+
+    with connections["lite"].execute_wrapper(look), transaction.atomic(using="lite"):
         Tenant.objects.update(rank=2)
     transaction.rollback(using="lite")
     transaction.set_autocommit(True, using="lite")
+    assert stored == [1]  # so a crash after it leaves no stale row
     assert Tenant.objects.get().rank == 2
     assert Tenant.cached.get(pk=row.pk).rank == 2
 

@@ -183,13 +183,12 @@ class Cluster(Reloads):
         4. probe     replays the delete to B, which serves reads from now on
 
         A node that gets its first slots is ejected too: it may be a replica that was promoted, and that this
-        process did not know as one. If it was asked before, it gets its slots from other nodes.
+        process did not know as one. If it had no slots when it was asked or found, it gets them from other
+        nodes; but not if one of these has none left: then it may have become a replica of that one meanwhile.
         """
         with self._table_lock:
             former, owners = self.ring.owners, self.ring.owners
-            asked = {
-                index for index, node in self.shards.items() if node.server is not None and not node.server.id
-            }
+            asked = {index for index, node in self.shards.items() if not node.is_identified}
             for index, shard in self._members.follow(topology.shards, self.ring.nodes):
                 for first, last in shard.slots:
                     owners[first : last + 1] = array("H", [index]) * (last + 1 - first)
@@ -197,7 +196,10 @@ class Cluster(Reloads):
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
             if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
-                self._hold({new for _, new in moves}.difference(former, asked))
+                new_owners, left = {new for _, new in moves}.difference(former), set(owners)
+                self._hold(
+                    {new for old, new in moves if new in new_owners and (new not in asked or old not in left)}
+                )
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
         if moves:
@@ -300,9 +302,14 @@ class Cluster(Reloads):
         if address is None:
             return None
         index = self._members.index_at(address)
-        # One that was a primary and is a replica may have been promoted: the table is read first
-        is_former = self._members.is_replica(address) and index not in self.ring.nodes
-        return None if is_former else index
+        if index is None or index in self.ring.nodes:
+            return index
+        # One that was a primary and is a replica, or had no slots when it was found, may have been promoted:
+        # the table is read first
+        may_be_promoted = self._members.is_replica(address) or (
+            redirection.is_moved and not self.shards[index].is_identified
+        )
+        return None if may_be_promoted else index
 
     def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:
         """Return the index of a new shard for a server that owns no slot yet.

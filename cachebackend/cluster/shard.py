@@ -112,6 +112,11 @@ class ShardNode(Node):
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
+    @property
+    def is_identified(self) -> bool:
+        """False if its server had no slots when it was found, and no topology has named it since."""
+        return self.server is None or bool(self.server.id)
+
     def primary(self) -> tuple[str, int]:
         """Return host and port of the present primary; read the topology if it was not read yet.
 

@@ -90,6 +90,24 @@ def test_a_server_that_imports_its_first_slots_keeps_its_index(cluster: Cluster)
     assert held(cluster) == [False, False, False, True]
 
 
+def test_a_server_that_was_asked_and_gets_all_slots_of_another_may_be_a_promoted_replica(
+    cluster: Cluster,
+) -> None:
+    """It may have become a replica meanwhile: it gets first what others have missed."""
+    cluster.add_target(cluster.shards[0], RedirectedError.read("ASK 5061 e.test:7000"))
+    cluster._apply(topology((E, [A], [LOW]), (B, [D], [HIGH])))
+    assert (cluster.ring.nodes, held(cluster)) == ([1, 2], [False, False, True])
+
+
+def test_a_server_that_was_asked_and_has_a_slot_now_is_read_after_the_table_says_so(cluster: Cluster) -> None:
+    """It may have become a replica meanwhile, and was promoted."""
+    cluster.add_target(cluster.shards[0], RedirectedError.read("ASK 5061 e.test:7000"))
+    moved = RedirectedError.read("MOVED 5061 e.test:7000")
+    assert cluster.target(cluster.shards[0], moved) is None
+    cluster._apply(topology((A, [C], [(0, 5060)]), (B, [D], [HIGH]), (E, [], [(5061, HALF - 1)])))
+    assert (cluster.target(cluster.shards[0], moved), held(cluster)) == (2, [False, False, False])
+
+
 def test_another_server_in_the_place_of_one_that_imports_gets_first_what_it_missed(cluster: Cluster) -> None:
     """The former primary A may have been a replica meanwhile."""
     cluster._apply(topology((B, [D], [LOW, HIGH])))

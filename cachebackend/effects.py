@@ -180,6 +180,8 @@ class Script:
         is_promise: Whether its effect must not be lost with the server, if ``wait_replicas`` is set.
         writing: A promise that may write nothing has another script here, which does the same and writes in
             any case: WAIT is for the last write of its own connection. None: this one always writes.
+        is_for_asked: Whether its reply means something only if the node that was asked has run it: then a
+            redirection is not followed.
     """
 
     def __init__(
@@ -191,8 +193,9 @@ class Script:
         is_for_each_key: bool = False,
         is_promise: bool = False,
         writing: Script | None = None,
+        is_for_asked: bool = False,
     ) -> None:
-        self.name, self.writing = name, writing
+        self.name, self.writing, self.is_for_asked = name, writing, is_for_asked
         self.reply = reply
         self.is_for_each_key, self.is_promise = is_for_each_key, is_promise
         parts = (*preludes, name)

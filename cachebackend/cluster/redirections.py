@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.effects import Command, Reply
+from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.threads import call_in_thread
@@ -85,7 +85,7 @@ def follow(
             return replies
         if not _knows_all(table, servers, replies):
             table.try_reload()
-        for (node, is_ask), positions in _groups(table, servers, replies).items():
+        for (node, is_ask), positions in _groups(table, commands, servers, replies).items():
             batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
     return _given_up(replies)
@@ -101,7 +101,7 @@ async def follow_async(
             return replies
         if not _knows_all(table, servers, replies):
             await call_in_thread(table.try_reload)
-        for (node, is_ask), positions in _groups(table, servers, replies).items():
+        for (node, is_ask), positions in _groups(table, commands, servers, replies).items():
             batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
     return _given_up(replies)
@@ -115,11 +115,16 @@ def _knows_all(table: Table, servers: Sequence[ShardNode], replies: Sequence[Rep
     )
 
 
-def _groups(table: Table, servers: list[ShardNode], replies: list[Reply]) -> _Groups:
+def _groups(
+    table: Table, commands: Sequence[Command], servers: list[ShardNode], replies: list[Reply]
+) -> _Groups:
     """Return where to send redirected commands; the reply to one that has no target becomes an error.
+
+    So does that to a command which is for the server that was asked.
 
     Args:
         table: The cluster.
+        commands: The commands.
         servers: The shard that has answered each command; set to the one that it is sent to now.
         replies: The replies.
     """
@@ -135,6 +140,10 @@ def _groups(table: Table, servers: list[ShardNode], replies: list[Reply]) -> _Gr
             continue
         if reply.is_moved:
             table.note_moved(reply.slot, index)
+        command = commands[position]
+        if isinstance(command, ScriptCall) and command.script.is_for_asked:
+            replies[position] = _failure("redirected a command that is for the server which was asked")
+            continue
         servers[position] = table.shards[index]
         groups.setdefault((servers[position], not reply.is_moved), []).append(position)
     return groups

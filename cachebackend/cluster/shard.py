@@ -295,6 +295,10 @@ class ShardNode(Node):
             2. B        refuses it (``MISCONF``, ``NOREPLICAS``), or was ejected, and its probe has just ended
             3. probe    the delete is postponed; B is ejected until it has executed the delete
         """
+        for position, command in enumerate(commands):
+            is_redirected = own[position].__class__ is RedirectedError
+            if is_redirected and isinstance(command, ScriptCall) and command.script.is_for_asked:
+                replies[position] = 0  # it deletes nothing, and a probe waits for no replicas
         elsewhere = [
             position
             for position, (command, first, reply) in enumerate(zip(commands, own, replies, strict=True))

@@ -20,7 +20,7 @@ from cachebackend.options import RingOptions
 from cachebackend.protocol.missed_deletes import ALL_KEYS, MissedDeletes, MissedKeys
 from cachebackend.protocol.orphans import Orphans
 from cachebackend.protocol.rounds import FailNode, node_failure
-from cachebackend.ring import ClusterRing, Ring
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, Ring
 
 __all__ = ["Context", "Gutter", "RingChange"]
 
@@ -242,10 +242,12 @@ class Context:
     def served_slot(self, node: int) -> int | None:
         """Return a slot of a cluster that a node serves; None: it is a server of a cluster, and serves none.
 
-        A node that is not a server of a cluster serves keys of any slot.
+        It is another one each time: one of them may be moving. A node that is not a server of a cluster serves
+        keys of any slot.
         """
         rings = [ring for ring in self.rings if isinstance(ring, ClusterRing) and ring.has_member(node)]
-        return rings[0].served_slot(node) if rings else 0
+        first = int(self.clock.random() * CLUSTER_SLOTS)
+        return rings[0].served_slot(node, first) if rings else 0
 
     def record_missed_clear(self, node: int) -> None:
         """Record that a node missed a clear: nothing that it holds may be read any more."""

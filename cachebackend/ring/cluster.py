@@ -99,10 +99,13 @@ class ClusterRing:
         """Return whether a node is, or was, the cluster's, also one without slots."""
         return node in self.members or node in self.empty
 
-    def served_slot(self, node: int) -> int | None:
-        """Return a slot that a node owns, and that a server has; None: there is none."""
+    def served_slot(self, node: int, first: int = 0) -> int | None:
+        """Return a slot that a node owns, and that a server has; None: there is none.
+
+        It is the next one from ``first`` on, or from 0 on if there is none.
+        """
         owners = self._owners
-        slots = (slot for slot in range(CLUSTER_SLOTS) if owners[slot] == node)
+        slots = (slot for slot in (*range(first, CLUSTER_SLOTS), *range(first)) if owners[slot] == node)
         return next((slot for slot in slots if slot not in self.unserved), None)
 
     @property

@@ -456,6 +456,21 @@ def test_a_registry_that_a_replaced_primary_has_is_not_believed(
     client.close()
 
 
+def test_a_registry_whose_slot_moves_is_confirmed_by_no_other_server(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """The server has the shard still, and redirects keys that it has not: the other one would confirm for itself."""
+    client = client_of(cluster_services, wait_replicas=1)
+    shard = b"{registry}:0\xff"
+    slot = client.ring.slot_of(shard)
+    cluster.ask(cluster.primary_of(slot), "HSET", shard, "shape", "entry")
+    assert client.run(protocol.read_shards(client.context, [shard])).is_confirmed
+    cluster.move_slot(slot, another_primary(cluster, slot)).begin()
+    found = client.run(protocol.read_shards(client.context, [shard]))
+    assert found == ({shard: {b"shape"}}, [], False)
+    client.close()
+
+
 def test_a_change_of_rows_stays_pending_until_replicas_confirm_the_registry(
     cluster_services: Services, cluster: Cluster
 ) -> None:

@@ -167,7 +167,7 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
     """
     asked = [(node, shard) for shard in shards for node in sorted(context.holders(shard))]
     reading = [(node, (b"HKEYS", shard)) for node, shard in asked]
-    confirming = confirm_requests(context, {node: cluster_slot(shard) for node, shard in asked})
+    confirming = confirm_requests(context, [(node, cluster_slot(shard)) for node, shard in asked])
     replies = yield Send([*reading, *confirming])
     shapes: dict[bytes, set[bytes]] = {}
     unreadable: dict[bytes, None] = {}

@@ -82,7 +82,7 @@ def delete_matching(context: Context, pattern: bytes, nodes: Sequence[int]) -> O
                 cursors.pop(node, None)
             else:
                 cleared.deleted += count
-    slots = {node: context.served_slot(node) for node in nodes if node not in cleared.failures}
+    slots = [(node, context.served_slot(node)) for node in nodes if node not in cleared.failures]
     confirming = confirm_requests(context, slots)
     replies = (yield Send(confirming)) if confirming else ()
     for (node, _), reply in zip(confirming, replies, strict=True):

@@ -13,17 +13,18 @@ may take over, or has done so already:
     4. writer   reads the registry at the primary, which does not know the shape, or that it was replaced
 
 So the node also deletes a key that it does not have, which makes a write, and WAIT comes after it. The key is
-in a slot that the node serves: another node would confirm for itself, or none would, for as long as no server
-has the slot.
+in a slot that the node serves: none would confirm for as long as no server has the slot. A node that does not
+have the slot any more, or moves it, redirects the command. The other node would confirm for itself, so the
+redirection is not followed, and the node has not confirmed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from cachebackend.effects import Request
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.node_deletes import delete_command
+from cachebackend.protocol.ring.node_deletes import confirm_command
 from cachebackend.ring import key_in_slot
 
 __all__ = ["confirm_requests"]
@@ -32,19 +33,19 @@ __all__ = ["confirm_requests"]
 PREFIX = b"ringcache:confirm:"
 
 
-def confirm_requests(context: Context, slots: Mapping[int, int | None]) -> list[Request]:
+def confirm_requests(context: Context, slots: Iterable[tuple[int, int | None]]) -> list[Request]:
     """Return a request for each node whose reply is an error if replicas have not confirmed.
 
     Without ``wait_replicas`` there are none.
 
     Args:
         context: The alias.
-        slots: The nodes, each with a slot of a cluster that it serves; None: it serves none, and is left out.
+        slots: Nodes, each with a slot of a cluster that it serves; None: it serves none, and is left out.
     """
     if not context.options.wait_replicas:
         return []
     return [
-        (node, delete_command((key_in_slot(PREFIX, slot),)))
-        for node, slot in slots.items()
+        (node, confirm_command(key_in_slot(PREFIX, slot)))
+        for node, slot in dict.fromkeys(slots)
         if slot is not None
     ]

@@ -13,18 +13,24 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.protocol.context import Context
 from cachebackend.replies import integer
 
-__all__ = ["delete_at", "delete_command", "release_command"]
+__all__ = ["confirm_command", "delete_at", "delete_command", "release_command"]
 
 _DELETE_WRITING = Script(__package__, "delete", "write", reply=integer, is_for_each_key=True, is_promise=True)
 _DELETE = Script(
     __package__, "delete", reply=integer, is_for_each_key=True, is_promise=True, writing=_DELETE_WRITING
 )
+_CONFIRM = Script(__package__, "delete", "write", reply=integer, is_promise=True, is_for_asked=True)
 _RELEASE = Script(__package__, "release", reply=integer)
 
 
 def delete_command(keys: Sequence[bytes]) -> ScriptCall:
     """Return the command that deletes keys of one node; its reply is the number of keys deleted."""
     return _DELETE.call(keys)
+
+
+def confirm_command(key: bytes) -> ScriptCall:
+    """Return the command that deletes a key which a node does not have, so that its replicas must confirm."""
+    return _CONFIRM.call([key])
 
 
 def release_command(key: bytes, record: bytes) -> ScriptCall:

@@ -13,6 +13,7 @@ from cachebackend.effects import Command, Reply
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.node.translate import reply_error
+from cachebackend.protocol.ring.node_deletes import confirm_command
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
 GET, SET = (b"GET", b"bar"), (b"SET", b"bar", b"1")
@@ -72,6 +73,17 @@ def test_what_is_being_moved_is_asked_for(
     assert follow(cluster, [ASK_B, ASK_B], is_async=is_async) == [b"1", b"OK"]
     assert answers.sent == [("b.test:7000", [(b"ASKING",), GET, (b"ASKING",), SET])]
     assert cluster.ring.owner(b"bar") == 0
+
+
+@pytest.mark.parametrize("redirection", [MOVED_TO_B, ASK_B])
+def test_a_confirmation_is_not_followed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, redirection: RedirectedError
+) -> None:
+    """The other server would confirm that its own replicas follow it."""
+    answers = Answers(monkeypatch, [b"OK", 1])
+    [reply] = cluster.follow(cluster.nodes[0], [confirm_command(b"bar")], [redirection])
+    assert isinstance(reply, NodeUnavailableError)
+    assert (reply.ejects, answers.sent) == (False, [])
 
 
 def test_servers_that_disagree_are_asked_a_few_times(

@@ -17,7 +17,7 @@ from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.node.breaker import Breaker
 from cachebackend.options import NodeAddress
-from cachebackend.protocol.ring.node_deletes import delete_command
+from cachebackend.protocol.ring.node_deletes import confirm_command, delete_command
 from tests.unit.cluster.shards import NothingMissed
 
 
@@ -226,6 +226,14 @@ def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None
     postponed = {b"late": delete_command([b"late"])}
     with pytest.raises(NodeUnavailableError, match="were postponed during its probe"):
         shard._is_replayed(lambda: True)
+
+
+def test_a_confirmation_that_is_redirected_does_not_fail_the_probe(shard: ShardNode) -> None:
+    """The probe waits for no replicas."""
+    own: list[Reply] = [RedirectedError.read("ASK 1 b.test:7000")]
+    replies: list[Reply] = [NodeUnavailableError("redirected")]
+    shard._postpone([confirm_command(b"a")], own, replies, [shard])
+    assert replies == [0]
 
 
 def test_a_delete_that_fails_elsewhere_does_not_fail_the_probe(

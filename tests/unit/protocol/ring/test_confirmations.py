@@ -26,7 +26,7 @@ def client_of(**options: Any) -> RingClient:
 def test_each_server_deletes_a_key_of_a_slot_of_its_own() -> None:
     """Another one would be redirected, and the server would have nothing to wait for."""
     client = client_of(wait_replicas=1)
-    requests = confirm_requests(client.context, {node: client.context.served_slot(node) for node in (0, 1)})
+    requests = confirm_requests(client.context, [(node, client.context.served_slot(node)) for node in (0, 1)])
     assert [client.ring.owner(command[3]) for _, command in requests] == [0, 1]  # type: ignore[arg-type]
     assert [node for node, _ in requests] == [0, 1]
 
@@ -36,7 +36,7 @@ def test_a_server_of_one_slot_is_asked_too() -> None:
     client = client_of(wait_replicas=1)
     assert client.cluster is not None
     client.cluster._apply(topology((A, [], [(0, 16_382)]), (B, [], [(16_383, 16_383)])))
-    [(node, command)] = confirm_requests(client.context, {1: client.context.served_slot(1)})
+    [(node, command)] = confirm_requests(client.context, [(1, client.context.served_slot(1))])
     assert (node, cluster_slot(bytes(command[3]))) == (1, 16_383)  # type: ignore[arg-type]
 
 
@@ -44,7 +44,7 @@ def test_a_slot_that_no_server_has_is_not_chosen() -> None:
     """The server that had it would refuse each attempt to confirm."""
     client = client_of(wait_replicas=1)
     assert client.cluster is not None
-    client.cluster._apply(topology((A, [], [(1, 8191)]), (B, [], [HIGH])))
+    client.cluster._apply(topology((A, [], [(1, 1)]), (B, [], [HIGH])))
     assert (client.ring.owner_of_slot(0), client.context.served_slot(0)) == (0, 1)
 
 
@@ -54,9 +54,24 @@ def test_a_server_without_slots_is_left_out() -> None:
     assert client.cluster is not None
     client.cluster._apply(topology((A, [], [LOW, HIGH])))
     client.ring.empty = (2,)  # type: ignore[union-attr]
-    served = {node: client.context.served_slot(node) for node in (0, 1, 2)}
-    assert served == {0: 0, 1: None, 2: None}
+    served = [(node, client.context.served_slot(node)) for node in (0, 1, 2)]
+    assert served[1:] == [(1, None), (2, None)]
     assert [node for node, _ in confirm_requests(client.context, served)] == [0]
+
+
+def test_another_slot_is_chosen_each_time() -> None:
+    """One of them may be moving: then the server redirects the command, and has not confirmed."""
+    client = client_of(wait_replicas=1)
+    assert len({client.context.served_slot(0) for _ in range(20)}) > 1
+
+
+def test_each_shard_of_a_registry_is_confirmed_by_the_server_that_has_it() -> None:
+    """The slot of one may have moved to a server that was replaced since."""
+    client = client_of(wait_replicas=1)
+    shards = [b"s", b"t", b"u"]
+    _, [requests] = step(read_shards(client.context, shards), [[]] * 3 + [0] * 3)
+    slots = [cluster_slot(command[1]) for _, command in requests[3:]]
+    assert slots == [cluster_slot(shard) for shard in shards]
 
 
 def test_a_plain_node_beside_a_cluster_is_asked_for_a_key_of_any_slot() -> None:
@@ -67,7 +82,7 @@ def test_a_plain_node_beside_a_cluster_is_asked_for_a_key_of_any_slot() -> None:
 
 def test_nothing_is_sent_unless_deletes_wait_for_replicas() -> None:
     """Each change of rows would cost a command for each server."""
-    assert confirm_requests(client_of().context, {0: 0, 1: 9000}) == []
+    assert confirm_requests(client_of().context, [(0, 0), (1, 9000)]) == []
 
 
 def test_the_reason_why_a_registry_is_not_confirmed_is_logged(caplog: pytest.LogCaptureFixture) -> None:

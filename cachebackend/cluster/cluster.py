@@ -115,10 +115,11 @@ class Cluster(Reloads):
             if self.is_loaded:
                 self.find_empty()
             return
-        ejected = self._ejected()
+        before = self._ejected()
         self.try_reload()
-        self.find_empty()
-        for index in set(self.ring.holders) - ejected:
+        held = self._ejected()
+        self.find_empty()  # it may eject others, because they do not answer: these are not waited for again
+        for index in (held.union(self.ring.empty) & set(self.ring.holders)) - before:
             self.shards[index].probe_now()
 
     def find_empty(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Topology
-from cachebackend.errors import RedirectedError
+from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.options import ClusterAddress
 from cachebackend.ring import cluster_slot
@@ -262,3 +262,22 @@ def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: p
     for _ in range(2):
         cluster.find_empty()
         assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the nodes are looked for that a clear must visit: only a replay to a new owner is waited for."""
+    probed: list[str] = []
+    monkeypatch.setattr(ShardNode, "probe_now", lambda node: probed.append(node.name))
+
+    def fail(node: Node, _: Any) -> Any:
+        if node is cluster.nodes[0]:
+            assert node.breaker is not None
+            node.breaker.failed(NodeUnavailableError("timed out"), at_once=True)
+        return NodeUnavailableError("timed out")
+
+    monkeypatch.setattr(Node, "call", fail)
+    monkeypatch.setattr(cluster, "try_reload", lambda: cluster.nodes[1].hold("a replica was promoted"))
+    cluster._refresh()
+    assert (probed, held(cluster)) == (["b.test:7000"], [True, True])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from weakref import WeakSet
 
@@ -23,6 +24,9 @@ logger = logging.getLogger("cachebackend")
 #: Seconds after an attempt to read the topology in which the first one, or one after an unserved slot, is
 #: not tried again.
 RETRY_SECONDS = 1.0
+#: Seconds after an attempt in which no other one begins in the background. Servers that disagree about a slot
+#: redirect each command, and each redirection asks for the topology.
+PAUSE_SECONDS = 0.1
 
 
 class Reloads(ABC):
@@ -104,7 +108,7 @@ class Reloads(ABC):
         reloader = self._reloader
         if reloader is None or not reloader.is_alive():
             # A local name: another thread may do the same at the same time, and a thread starts only once
-            reloader = threading.Thread(target=self.try_reload, name="ringcache-cluster", daemon=True)
+            reloader = threading.Thread(target=self._reload_after_pause, name="ringcache-cluster", daemon=True)
             self._reloader = reloader
             try:
                 start_thread(reloader)
@@ -112,6 +116,13 @@ class Reloads(ABC):
                 raise_interrupt(error)
                 if not is_thread_refused(error):
                     raise
+
+    def _reload_after_pause(self) -> None:
+        """Read the topology as it is then, so what was noticed during the pause needs no other attempt."""
+        pause = self._retry_at - RETRY_SECONDS + PAUSE_SECONDS - self._clock.monotonic()
+        if self.is_loaded and pause > 0:
+            time.sleep(min(pause, PAUSE_SECONDS))
+        self.try_reload()
 
     def try_reload(self) -> None:
         """Read the topology; if no server answers, log that."""

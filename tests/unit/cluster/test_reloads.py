@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster import Cluster
+from cachebackend.cluster.reloads import PAUSE_SECONDS
 from cachebackend.cluster.topology import Topology
 from cachebackend.options import ClusterAddress
-from tests.unit.cluster.shards import A, B, C, D
+from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, topology
+from tests.waits import wait_until
 
 
 @pytest.fixture
@@ -45,6 +48,22 @@ def test_threads_that_are_redirected_together_start_one_reader() -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_servers_that_disagree_do_not_let_the_topology_be_read_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each command of a slot is redirected then. What is noticed during the pause is read after it."""
+    cluster = Cluster(ClusterAddress((("seed.test", 7000),)), (0.1, 0.1), SYSTEM_CLOCK)
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [HIGH])))
+    read: list[float] = []
+    monkeypatch.setattr(cluster, "_reload", lambda: read.append(time.monotonic()))
+    end = time.monotonic() + 3 * PAUSE_SECONDS
+    while (noticed := time.monotonic()) < end:
+        cluster.reload_soon()
+        time.sleep(0.001)
+    wait_until(lambda: read[-1] > noticed)
+    assert 2 <= len(read) <= 5
 
 
 def test_a_cluster_without_a_server_that_answers_is_an_error(

@@ -65,13 +65,10 @@ def node_moves() -> tuple[list[NodeMoves], Answers[str]]:
     options = client.options
     active = {node.name for node in options.active_nodes}
     retiring = {node.name for node in options.retiring}
+    # The servers of the parts of a cluster are known when one of them has been asked
+    faults = [list(faults_of_node(client, index)) for index in range(len(options.all_nodes))]
     nodes = [
-        NodeMoves(
-            client.nodes[index].name,
-            node.name in active,
-            node.name in retiring,
-            faults=list(faults_of_node(client, index)),
-        )
+        NodeMoves(client.nodes[index].name, node.name in active, node.name in retiring, faults=faults[index])
         for index, node in enumerate(options.all_nodes)
     ]
     seen: set[str] = set()

@@ -360,6 +360,13 @@ def test_a_fault_of_a_server_is_printed_once(queue: Callable[..., Any], cluster:
     assert str(cluster.server(name).port) in lines[0]
 
 
+def test_each_part_is_listed_with_its_server(queue: Callable[..., Any]) -> None:
+    """Also the first one, in a process that has not asked the cluster yet."""
+    with queue(connect_timeout=2.5):
+        nodes, _ = writebehind.node_moves()
+    assert [each.node for each in nodes if "cluster" in each.node] == []
+
+
 def test_the_settings_of_replicas_are_checked(queue: Callable[..., Any], cluster: Cluster) -> None:
     """Each may be promoted at any time, and would evict batches then."""
     [replica] = cluster.replicas_of(cluster.primaries[0])

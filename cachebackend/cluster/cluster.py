@@ -86,6 +86,8 @@ class Cluster(Reloads):
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
+        #: The owner of each slot when the topology was read the last time; redirections may name others since.
+        self._last_read: Sequence[int] = self.ring.owners
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
         self._empty_log = LogRateLimit(clock)
@@ -183,9 +185,9 @@ class Cluster(Reloads):
         3. process   uses the new table: a reader of the key finds B ejected
         4. probe     replays the delete to B, which serves reads from now on
 
-        A node that gets its first slots is ejected too: it may be a replica that was promoted, and that this
-        process did not know as one. If it had no slots when it was asked or found, it gets them from other
-        nodes; but not if one of these has none left: then it may have become a replica of that one meanwhile.
+        A node that has none of the slots that it had is ejected too: it may be a replica that was promoted, and
+        that this process did not know as one. If it had no slots when it was asked or found, it gets them from
+        other nodes; but not if one of these has none left: then it may have become a replica of that one.
         """
         with self._table_lock:
             former, owners = self.ring.owners, self.ring.owners
@@ -197,14 +199,19 @@ class Cluster(Reloads):
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
             if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
-                new_owners, left = {new for _, new in moves}.difference(former), set(owners)
+                kept, left = self._kept(owners), set(owners)
                 self._hold(
-                    {new for old, new in moves if new in new_owners and (new not in asked or old not in left)}
+                    {new for old, new in moves if new not in kept and (new not in asked or old not in left)}
                 )
+            self._last_read = owners
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
         if moves:
             self.on_change()
+
+    def _kept(self, owners: Sequence[int]) -> set[int]:
+        """Return the nodes that have slots which they had when the topology was read the last time."""
+        return {new for old, new in set(zip(self._last_read, owners, strict=True)) if old == new}
 
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:
         """Give the new owners of slots the deletes that the old ones have missed.

@@ -108,6 +108,27 @@ def test_a_server_that_was_asked_and_has_a_slot_now_is_read_after_the_table_says
     assert (cluster.target(cluster.shards[0], moved), held(cluster)) == (2, [False, False, False])
 
 
+@pytest.mark.parametrize("is_redirected", [False, True])
+def test_a_server_that_has_other_slots_than_before_may_be_a_promoted_replica(
+    cluster: Cluster, is_redirected: bool
+) -> None:
+    """It had some when the table was read, and may have become a replica since; as far as that is known."""
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, HIGH[1] - 1)]), (E, [], [(HIGH[1], HIGH[1])])))
+    breaker = cluster.nodes[2].breaker
+    assert breaker is not None
+    breaker.close()
+    if is_redirected:
+        cluster.note_moved(7, 2)
+    cluster._apply(topology((E, [A], [LOW]), (B, [D], [HIGH])))
+    assert held(cluster) == [False, False, True]
+
+
+def test_a_server_that_gets_all_slots_of_another_beside_its_own_is_not_ejected(cluster: Cluster) -> None:
+    """It was no replica meanwhile."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    assert held(cluster) == [False, False]
+
+
 def test_another_server_in_the_place_of_one_that_imports_gets_first_what_it_missed(cluster: Cluster) -> None:
     """The former primary A may have been a replica meanwhile."""
     cluster._apply(topology((B, [D], [LOW, HIGH])))

@@ -86,7 +86,7 @@ class Cluster(Reloads):
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
-        #: The owner of each slot when the topology was read the last time; redirections may name others since.
+        #: The owner of each slot when the topology was last read; redirections may have changed some since.
         self._last_read: Sequence[int] = self.ring.owners
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
@@ -185,9 +185,9 @@ class Cluster(Reloads):
         3. process   uses the new table: a reader of the key finds B ejected
         4. probe     replays the delete to B, which serves reads from now on
 
-        A node that has none of the slots that it had is ejected too: it may be a replica that was promoted, and
-        that this process did not know as one. If it had no slots when it was asked or found, it gets them from
-        other nodes; but not if one of these has none left: then it may have become a replica of that one.
+        A node that has none of the slots that it had is ejected too: it may be a replica that was promoted,
+        and that this process did not know as one. If it had no slots when it was asked or found, it gets
+        them from other nodes; but if one of these has none left, it may have become a replica of that one.
         """
         with self._table_lock:
             former, owners = self.ring.owners, self.ring.owners

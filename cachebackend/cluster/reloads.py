@@ -108,7 +108,7 @@ class Reloads(ABC):
         reloader = self._reloader
         if reloader is None or not reloader.is_alive():
             # A local name: another thread may do the same at the same time, and a thread starts only once
-            reloader = threading.Thread(target=self._reload_after_pause, name="ringcache-cluster", daemon=True)
+            reloader = threading.Thread(target=self._reload_later, name="ringcache-cluster", daemon=True)
             self._reloader = reloader
             try:
                 start_thread(reloader)
@@ -117,7 +117,7 @@ class Reloads(ABC):
                 if not is_thread_refused(error):
                     raise
 
-    def _reload_after_pause(self) -> None:
+    def _reload_later(self) -> None:
         """Read the topology as it is then, so what was noticed during the pause needs no other attempt."""
         pause = self._retry_at - RETRY_SECONDS + PAUSE_SECONDS - self._clock.monotonic()
         if self.is_loaded and pause > 0:

@@ -242,8 +242,8 @@ class Context:
     def served_slot(self, node: int) -> int | None:
         """Return a slot of a cluster that a node serves; None: it is a server of a cluster, and serves none.
 
-        It is another one each time: one of them may be moving. A node that is not a server of a cluster serves
-        keys of any slot.
+        It is another one each time: one of them may be moving. A node that is not a server of a cluster
+        serves keys of any slot.
         """
         rings = [ring for ring in self.rings if isinstance(ring, ClusterRing) and ring.has_member(node)]
         first = int(self.clock.random() * CLUSTER_SLOTS)

@@ -459,7 +459,7 @@ def test_a_registry_that_a_replaced_primary_has_is_not_believed(
 def test_a_registry_whose_slot_moves_is_confirmed_by_no_other_server(
     cluster_services: Services, cluster: Cluster
 ) -> None:
-    """The server has the shard still, and redirects keys that it has not: the other one would confirm for itself."""
+    """The server has the shard still, and redirects keys that it has not; the other one would confirm."""
     client = client_of(cluster_services, wait_replicas=1)
     shard = b"{registry}:0\xff"
     slot = client.ring.slot_of(shard)

@@ -299,6 +299,6 @@ def test_a_server_that_does_not_answer_is_not_waited_for_again(
         return NodeUnavailableError("timed out")
 
     monkeypatch.setattr(Node, "call", fail)
-    monkeypatch.setattr(cluster, "try_reload", lambda: cluster.nodes[1].hold("a replica was promoted"))
+    monkeypatch.setattr(cluster, "try_reload", lambda: cluster.shards[1].hold("promoted"))
     cluster._refresh()
     assert (probed, held(cluster)) == (["b.test:7000"], [True, True])

@@ -81,7 +81,7 @@ def test_a_confirmation_is_not_followed(
 ) -> None:
     """The other server would confirm that its own replicas follow it."""
     answers = Answers(monkeypatch, [b"OK", 1])
-    [reply] = cluster.follow(cluster.nodes[0], [confirm_command(b"bar")], [redirection])
+    [reply] = cluster.follow(cluster.shards[0], [confirm_command(b"bar")], [redirection])
     assert isinstance(reply, NodeUnavailableError)
     assert (reply.ejects, answers.sent) == (False, [])
 

@@ -42,11 +42,11 @@ def only_the_first_redirection_is_followed(patch: Patch) -> None:
     """A delete of several keys ends at the first one that has moved; the others count as deleted."""
     groups = redirections._groups
 
-    def first(table: Any, asked: Any, replies: list[Reply]) -> Any:
+    def first(table: Any, commands: Any, asked: Any, replies: list[Reply]) -> Any:
         redirected = [n for n, reply in enumerate(replies) if isinstance(reply, RedirectedError)]
         for position in redirected[1:]:
             replies[position] = 0
-        return groups(table, asked, replies)
+        return groups(table, commands, asked, replies)
 
     patch.setattr(redirections, "_groups", first)
 

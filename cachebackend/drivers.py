@@ -257,8 +257,13 @@ def _replies_of_failed(
 
 
 def note_failure(node: int, last: Reply, failed: FailedNodes) -> None:
-    """Add a node that did not answer to the failed ones; a node that only refuses writes is not added."""
-    if last.__class__ is NodeUnavailableError and last.ejects and node not in failed:
+    """Add a node that did not answer to the failed ones.
+
+    A node that only refuses writes is not added; nor is one that has redirected the command to another one.
+    """
+    if last.__class__ is not NodeUnavailableError or last.is_elsewhere or not last.ejects:
+        return
+    if node not in failed:
         failed[node] = error = NodeUnavailableError(str(last))  # later commands are not sent: was_sent False
         error.__cause__ = last
 

@@ -73,10 +73,12 @@ class NodeUnavailableError(RingCacheError):
         was_sent: Whether the commands were sent, so that the node may have run them.
         ejects: Whether the error counts towards ejecting the node. The error of a node that is full
             or read-only does not, because the node still serves reads.
+        is_elsewhere: Whether another server has failed, to which the node has redirected the command.
     """
 
     was_sent = False
     ejects = True
+    is_elsewhere = False
 
 
 class MovingSlotError(NodeUnavailableError):

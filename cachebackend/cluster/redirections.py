@@ -162,6 +162,8 @@ def _batch(
 
 def _put(replies: list[Reply], positions: Sequence[int], new: Sequence[Reply], *, is_ask: bool) -> None:
     for position, reply in zip(positions, new[1::2] if is_ask else new, strict=True):
+        if isinstance(reply, NodeUnavailableError):
+            reply.is_elsewhere = True
         replies[position] = reply
 
 

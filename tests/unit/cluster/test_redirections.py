@@ -9,6 +9,7 @@ import pytest
 
 from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Server
+from cachebackend.drivers import FailedNodes, note_failure
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import ConfigurationError, NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
@@ -73,6 +74,18 @@ def test_what_is_being_moved_is_asked_for(
     assert follow(cluster, [ASK_B, ASK_B], is_async=is_async) == [b"1", b"OK"]
     assert answers.sent == [("b.test:7000", [(b"ASKING",), GET, (b"ASKING",), SET])]
     assert cluster.ring.owner(b"bar") == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failure_of_another_server_is_not_one_of_the_server_that_was_asked(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """The rest of the operation is still sent to this one."""
+    Answers(monkeypatch, [NodeUnavailableError("down")] * 2)
+    replies = follow(cluster, [b"1", ASK_B], is_async=is_async)
+    failed: FailedNodes = {}
+    note_failure(0, replies[-1], failed)
+    assert (isinstance(replies[-1], NodeUnavailableError), failed) == (True, {})
 
 
 @pytest.mark.parametrize("redirection", [MOVED_TO_B, ASK_B])

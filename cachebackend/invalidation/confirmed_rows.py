@@ -96,7 +96,7 @@ def _delete_some(connection: BaseDatabaseWrapper, written: Sequence[int]) -> Non
     try:
         _delete(connection, due)
     except BaseException:
-        if is_open(connection):  # as after an interruption; the caller goes on with the connection
+        if is_open(connection):  # as after an interruption; the caller still uses the connection
             roll_back_or_close(connection)
         raise
 

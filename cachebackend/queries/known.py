@@ -123,7 +123,7 @@ def check_known(node: Any) -> None:
     if kind is Func and node.extra == _ARRAY:
         return
     has_own_arguments = not _SQL_ARGUMENTS.isdisjoint(getattr(node, "extra", ()))
-    # What stands between the parts of Django's own expressions is an operator, and no word
+    # Between the parts of Django's own expressions is an operator, not a word
     has_own_connector = isinstance(node, CombinedExpression) and any(map(str.isalnum, node.connector))
     if kind in _WRITTEN_BY_CALLER or has_own_arguments or has_own_connector:
         raise NotCached(f"{kind.__name__} has SQL of the caller, which may read any table")

@@ -58,7 +58,7 @@ def test_there_is_a_tag_for_each_combination_of_values() -> None:
 
 
 def test_the_other_end_of_a_relation_is_compared_with_its_key() -> None:
-    """Of a foreign key, or a one-to-one relation: Django has the relation there, which is no field."""
+    """Of a foreign key, or a one-to-one relation: Django has the relation there, not a field."""
     for queryset, table, columns in (
         (Author.objects.filter(poem=1), "zoo_poem", ["author_id", "id"]),
         (Author.objects.filter(poem__in=[1]), "zoo_poem", ["author_id", "id"]),

@@ -195,7 +195,7 @@ def _compared_named(model: type[models.Model], name: str, value: Any) -> Hashabl
     value = loaded(value)
     key = _foreign_key(model, name)
     if key is None or not issubclass(type(value), key.related_model) or value.pk is None:
-        raise _Unknown  # Django refuses an instance without a primary key, also where another field is compared
+        raise _Unknown  # Django refuses it, also where another field is compared
     related = key.get_foreign_related_value(value)
     if any(type(each) not in {int, str, UUID} for each in related):
         raise _Unknown

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from abc import ABC, abstractmethod
 from weakref import WeakSet
 
@@ -37,7 +36,7 @@ class Reloads(ABC):
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._clock, self._pause = clock, threading.Event().wait
         #: The epoch of the topology; None: it was not read yet.
         self._epoch: int | None = None
         #: Held while the topology is read.
@@ -121,7 +120,7 @@ class Reloads(ABC):
         """Read the topology as it is then, so what was noticed during the pause needs no other attempt."""
         pause = self._retry_at - RETRY_SECONDS + PAUSE_SECONDS - self._clock.monotonic()
         if self.is_loaded and pause > 0:
-            time.sleep(min(pause, PAUSE_SECONDS))
+            self._pause(min(pause, PAUSE_SECONDS))
         self.try_reload()
 
     def try_reload(self) -> None:

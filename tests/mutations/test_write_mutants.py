@@ -342,6 +342,6 @@ def test_a_transaction_past_django_without_outbox_rows(article: Article, monkeyp
 
 def test_a_transaction_past_django_whose_end_is_not_noticed(article: Article, monkeypatch: Patch) -> None:  # noqa: F811
     """The keys wait for the relay."""
-    monkeypatch.setattr(transactions, "_delete_if_ended", lambda _: None)
+    monkeypatch.setattr(transactions, "_delete_if_ended", lambda *_, **__: None)
     test = test_transactions.test_a_transaction_past_django
     assert is_caught(test, article, test_transactions.begun_by_sql, test_transactions.save)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 
@@ -15,8 +13,8 @@ from cachebackend.cluster import Cluster
 from cachebackend.cluster.reloads import PAUSE_SECONDS
 from cachebackend.cluster.topology import Topology
 from cachebackend.options import ClusterAddress
-from tests.unit.cluster.shards import HIGH, LOW, A, B, C, D, topology
-from tests.waits import wait_until
+from tests.unit.cluster.shards import A, B, C, D
+from tests.unit.test_clock import HeldClock
 
 
 @pytest.fixture
@@ -52,19 +50,18 @@ def test_threads_that_are_redirected_together_start_one_reader() -> None:
 
 
 def test_servers_that_disagree_do_not_let_the_topology_be_read_all_the_time(
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each command of a slot is redirected then."""
-    cluster = Cluster(ClusterAddress((("seed.test", 7000),)), (0.1, 0.1), SYSTEM_CLOCK)
-    cluster._apply(topology((A, [C], [LOW]), (B, [D], [HIGH])))
-    read: list[float] = []
-    monkeypatch.setattr(cluster, "_reload", lambda: read.append(time.monotonic()))
-    end = time.monotonic() + 3 * PAUSE_SECONDS
-    while time.monotonic() < end:
-        cluster.reload_soon()
-        time.sleep(0.001)
-    assert all(later - former >= PAUSE_SECONDS for former, later in pairwise(read))
-    wait_until(lambda: len(read) > 1)
+    """Each command of a slot is redirected then; between two reads in the background is a pause."""
+    clock, waited = HeldClock(), list[float]()
+    monkeypatch.setattr(cluster, "_clock", clock)
+    monkeypatch.setattr(cluster, "_pause", waited.append)
+    monkeypatch.setattr(cluster, "_reload", lambda: None)
+    for passed in (0.0, PAUSE_SECONDS / 4, PAUSE_SECONDS, 5.0):
+        cluster.reload()
+        clock.seconds += passed
+        cluster._reload_later()
+    assert waited == pytest.approx([PAUSE_SECONDS, PAUSE_SECONDS * 3 / 4])
 
 
 def test_a_cluster_without_a_server_that_answers_is_an_error(

@@ -23,6 +23,7 @@ from django.db.backends.signals import connection_created
 from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
+    "BEGIN",
     "OpenTransaction",
     "any_begun",
     "any_changed",
@@ -38,6 +39,7 @@ __all__ = [
     "keeps_snapshot",
     "roll_back_or_close",
     "rollbacks",
+    "statement_text",
     "was_rolled_back_since",
 ]
 
@@ -45,9 +47,9 @@ __all__ = [
 _ATTRIBUTE = "_ringcache_transaction"
 #: Statements that most probably change no rows. A SELECT without FROM is a call of a function, which may
 #: write; a second statement in the text, or SET CONSTRAINTS, which runs deferred triggers, may write too.
-_BEGIN = r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
+BEGIN = r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
 _READS = re.compile(
-    _BEGIN
+    BEGIN
     + r"(?:SELECT\b[^;]*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b(?!\s+CONSTRAINTS)|SHOW\b|PRAGMA\b)[^;]*;?\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
@@ -55,14 +57,14 @@ _READS = re.compile(
 #: Settings on which rows and results of queries depend: the time zone of the session, how it shows dates,
 #: intervals, floats or bytes, how it compares texts, or where it looks for tables.
 _NAMES = (
-    rf"[\"`']?(?:TIME_?{_BEGIN}ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
+    rf"[\"`']?(?:TIME_?{BEGIN}ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
     r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
     r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b"
 )
 #: What makes one of them: a statement, which may make several, or a function, whose argument may name any if
 #: it is not a plain text.
 _SET = re.compile(
-    rf"{_BEGIN}SET\b(?:[^;]*?,)?{_BEGIN}(?:(?:SESSION|LOCAL)\b{_BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
+    rf"{BEGIN}SET\b(?:[^;]*?,)?{BEGIN}(?:(?:SESSION|LOCAL)\b{BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
     re.IGNORECASE | re.DOTALL,
 )
 _SET_CONFIG = re.compile(rf"\bset_config\s*\(\s*(?:[^'\s]|{_NAMES})", re.IGNORECASE)
@@ -186,7 +188,7 @@ class OpenTransaction:
         if is_in_transaction(connection):
             if not self.has_statements:
                 self._note_statement()
-            text = _text(sql, connection)
+            text = statement_text(sql, connection)
             self._note_before(text)
             savepoint = _SAVEPOINT.match(text)
         try:
@@ -278,7 +280,7 @@ def _resets_settings(sql: str) -> bool:
     return "reset" in sql.lower() and _RESET.search(sql) is not None
 
 
-def _text(sql: Any, connection: BaseDatabaseWrapper) -> str:
+def statement_text(sql: Any, connection: BaseDatabaseWrapper) -> str:
     """Return a statement as text, also one of the driver's ``sql`` module; empty: it is not known."""
     if isinstance(sql, str):
         return sql

@@ -41,18 +41,23 @@ class CommittedDeletes(PendingDeletes):
         """Add outbox rows that a statement has written."""
         self._outbox_rows += pks
 
-    def after_commit(self) -> None:
+    def after_commit(self, *, only_keys: bool = False) -> None:
         """Delete the keys, and the outbox row if every node confirms.
 
         Raises nothing: the data is committed.
+
+        Args:
+            only_keys: Whether to leave the outbox row to the relay and load no row again: both would begin
+                a transaction that nobody commits.
         """
         try:
             unconfirmed = self.delete()
             if unconfirmed:
                 _log_unconfirmed(sum(map(len, unconfirmed.values())), in_outbox=any(self._outbox_rows))
-            else:
+            elif not only_keys:
                 delete_confirmed(self.using, self._outbox_rows)
-            self.refill()
+            if not only_keys:
+                self.refill()
         except Exception as error:
             raise_interrupt(error)
             logger.exception("an invalidation was not finished; the relay will retry it")

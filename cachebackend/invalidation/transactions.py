@@ -30,12 +30,14 @@ from django.db.backends.signals import connection_created
 from cachebackend.backend.fill_rules import connect_pending_keys
 from cachebackend.backend.keys import ANY_KEY
 from cachebackend.backend.open_transactions import (
+    BEGIN,
     OpenTransaction,
     is_aborted,
     is_in_transaction,
     is_open,
     is_unmanaged,
     roll_back_or_close,
+    statement_text,
 )
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.pending_deletes import PendingDeletes
@@ -53,8 +55,10 @@ __all__ = [
     "pending_keys",
 ]
 
-#: A statement that may commit although autocommit is off; of RELEASE see ``_delete_if_ended``.
-_ENDS = re.compile(r"\s*(?:COMMIT|END|RELEASE)\b", re.IGNORECASE)
+#: A statement that may commit although autocommit is off, alone or in a text of several. On SQLite it may be
+#: the RELEASE of the outermost savepoint, if nothing was executed before that.
+_COMMITS = re.compile(rf"(?:\A|;){BEGIN}(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
+_RELEASES = re.compile(rf"(?:\A|;){BEGIN}RELEASE\b", re.IGNORECASE | re.DOTALL)
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
 
@@ -284,27 +288,43 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     _delete_if_ended(connection)
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    may_end = deletes is not None and deletes.is_manual and not deletes.is_unmanaged and is_open(connection)
-    if may_end and deletes is not None and _ENDS.match(str(arguments[0])):
+    if deletes is None or not deletes.is_manual or deletes.is_unmanaged or not is_open(connection):
+        try:
+            return execute(*arguments)
+        finally:
+            _delete_if_ended(connection)
+    may_commit = not is_aborted(connection) and _may_commit(arguments[0], connection)
+    if may_commit:
         deletes.before_commit(connection)
     try:
         return execute(*arguments)
+    except BaseException as error:
+        if may_commit:
+            deletes.commit_failed(error)
+        raise
     finally:
-        _delete_if_ended(connection, by_statement=may_end and not is_open(connection))
+        has_ended = not is_open(connection)
+        if has_ended:
+            setattr(connection, _ATTRIBUTE, None)
+        if has_ended or may_commit:  # COMMIT AND CHAIN begins another one. If nothing was committed, the
+            deletes.after_commit(only_keys=True)  # quarantines end: the commit needs new ones
 
 
-def _delete_if_ended(connection: BaseDatabaseWrapper, *, by_statement: bool = False) -> None:
-    """Delete the keys of a transaction that has ended past Django.
+def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a statement may commit a transaction although autocommit is off."""
+    text = statement_text(statement, connection)
+    if connection.vendor == "sqlite" and not any(connection.savepoint_ids) and _RELEASES.search(text):
+        return True
+    return not text or _COMMITS.search(text) is not None
+
+
+def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:
+    """Delete the keys of a transaction that Django did not manage, once it has ended.
 
     Nobody knows whether by a commit. After a rollback the deletes are not needed, but do no harm.
-
-    Args:
-        connection: The connection.
-        by_statement: Whether a statement has ended it, although autocommit is off: ``COMMIT``, or on SQLite
-            the RELEASE of a savepoint before which nothing was executed.
     """
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is not None and (by_statement or (deletes.is_unmanaged and not is_unmanaged(connection))):
+    if deletes is not None and deletes.is_unmanaged and not is_unmanaged(connection):
         setattr(connection, _ATTRIBUTE, None)
         deletes.after_commit()
 

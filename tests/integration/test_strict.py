@@ -256,6 +256,25 @@ def test_a_strict_write_whose_node_is_down_fails_and_changes_nothing(
     assert article.title == "First"
 
 
+@pytest.mark.postgres
+def test_the_quarantine_begins_at_the_commit_of_the_program(
+    strict: CachedManager[Article], article: Article
+) -> None:
+    """Not with an earlier block, which may be longer ago than a quarantine lasts."""
+    strict.get(pk=article.pk)
+    transaction.set_autocommit(False)
+    try:
+        with transaction.atomic():
+            Article.objects.update(title="New")
+        before = record_of(strict, article)
+        transaction.commit()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    assert (before or b"")[:1] == b"V"
+    assert record_of(strict, article) is None
+
+
 def test_a_rollback_ends_the_quarantine(strict: CachedManager[Article], article: Article) -> None:
     """Afterwards readers may fill at once."""
     with pytest.raises(ZeroDivisionError), transaction.atomic():

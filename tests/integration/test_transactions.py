@@ -11,10 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth.models import Group
-from django.db import OperationalError, connection, connections, transaction
+from django.db import DataError, OperationalError, connection, connections, transaction
 from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
 from django.test import TestCase, override_settings
+from psycopg.sql import SQL
 
 from cachebackend import RingCache, invalidate, invalidation
 from cachebackend.backend import find_ring_cache
@@ -118,6 +119,65 @@ def test_a_rollback_of_the_program_deletes_nothing(article: Article, write: Call
     assert cached_title() == "First"
     transaction.commit()
     assert in_thread(OutboxRow.objects.count) == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+@pytest.mark.parametrize(
+    "commit",
+    ["COMMIT", "end", "/* why */ COMMIT", "-- why\nCOMMIT", b"COMMIT", SQL("COMMIT"), "SELECT 1; COMMIT"],
+)
+def test_a_commit_by_sql_deletes_the_keys(article: Article, commit: Any) -> None:
+    """After an outbox row. It leaves no transaction open, in which Postgres would not turn autocommit on."""
+    stored: list[int] = []
+
+    def look(execute: Callable[..., Any], sql: Any, *arguments: Any) -> Any:
+        if sql == commit:
+            stored.append(OutboxRow.objects.count())
+        return execute(sql, *arguments)
+
+    save(article, "New")
+    with connection.execute_wrapper(look), connection.cursor() as cursor:
+        cursor.execute(commit)
+    assert stored == [1]
+    assert connection.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert cached_title() == "New"
+    transaction.set_autocommit(True)
+    transaction.set_autocommit(False)
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+@pytest.mark.parametrize("commit", ["COMMIT AND CHAIN", "COMMIT; BEGIN"])
+def test_a_commit_that_begins_another_transaction_deletes_the_keys(article: Article, commit: str) -> None:
+    save(article, "New")
+    with connection.cursor() as cursor:
+        cursor.execute(commit)
+    assert cached_title() == "New"
+    save(article, "Newer")
+    transaction.rollback()
+    assert cached_title() == "New"
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+def test_a_commit_of_a_failed_transaction_rolls_it_back(article: Article) -> None:
+    """As Postgres does; no outbox row can be written before it."""
+    save(article, "New")
+    with connection.cursor() as cursor:
+        with pytest.raises(DataError):
+            cursor.execute("SELECT 1 / 0")
+        cursor.execute("COMMIT")
+    assert cached_title() == "First"
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+def test_blocks_of_a_transaction_of_the_program_write_no_outbox_row(article: Article) -> None:
+    """Nor do they put keys in quarantine, which may end long before the commit."""
+    for title in ("New", "Newer"):
+        save_in_atomic(article, title)
+        assert OutboxRow.objects.count() == 0
 
 
 # Callbacks after the commit
@@ -365,6 +425,7 @@ def test_a_block_that_sqlite_commits_although_autocommit_is_off_is_invalidated()
 
     with connections["lite"].execute_wrapper(look), transaction.atomic(using="lite"):
         Tenant.objects.update(rank=2)
+    assert not connections["lite"].connection.in_transaction  # in which others could not write
     transaction.rollback(using="lite")
     transaction.set_autocommit(True, using="lite")
     assert stored == [1]  # so a crash after it leaves no stale row

@@ -17,10 +17,11 @@ from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Thread, current_thread
 from typing import Any
 from weakref import ref
 
-from asgiref.sync import SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 __all__ = ["held_tokens", "in_loader", "keeps_loader_waiting", "loader_block", "running"]
 
@@ -33,20 +34,41 @@ class _Block:
 
     Attributes:
         tokens: The tokens of the leases under which the loaders around it, and its own, run.
-        thread: Says in which thread blocking code of the loader's task runs; None: it is in no task.
+        home: Says in which thread blocking code of the loader's task runs; None: it is in no task.
     """
 
-    __slots__ = ("__weakref__", "thread", "tokens")
+    __slots__ = ("__weakref__", "home", "tokens")
 
     def __init__(self, tokens: tuple[bytes, ...]) -> None:
         self.tokens = tokens
         loop = _get_running_loop()
-        self.thread = None if loop is None else _thread_of(loop)
+        self.home = None if loop is None else (_parent(), _context(), loop)
+
+    def runs_blocking_code_in(self, thread: Thread) -> bool:
+        """Return whether ``sync_to_async`` runs blocking code of the loader's task in a thread."""
+        if self.home is None:
+            return False
+        executor, context, loop = self.home
+        if executor is not None:  # a thread that waits in ``async_to_sync``
+            return bool(executor._work_thread is thread)
+        if context is not None:  # the thread of a request; it may not have begun
+            executor = SyncToAsync.context_to_thread_executor.get(context)
+        else:  # one thread for the tasks of all loops, unless ``async_to_sync`` has made the loop
+            executor = AsyncToSync.loop_thread_executors.get(loop)
+            if executor is not None:
+                return bool(executor._work_thread is thread)
+            executor = SyncToAsync.single_thread_executor
+        return thread in getattr(executor, "_threads", ())
 
 
-def _thread_of(loop: Any) -> tuple[Any, Any]:
-    """Return what distinguishes the thread in which ``sync_to_async`` runs code of the current task."""
-    return loop, SyncToAsync.thread_sensitive_context.get(None)
+def _context() -> Any:
+    """Return what stands for the request of this task; None: it has no thread of its own."""
+    return SyncToAsync.thread_sensitive_context.get(None)
+
+
+def _parent() -> Any:
+    """Return what runs blocking code of this task in a thread that waits for it; None: no thread does."""
+    return getattr(AsyncToSync.executors, "current", None)
 
 
 #: The blocks of this process. While there is none, a hit need not ask further.
@@ -74,7 +96,7 @@ def held_tokens() -> tuple[bytes, ...]:
 def keeps_loader_waiting() -> bool:
     """Return whether a loader of a task may wait for the thread of the caller, which must not wait then.
 
-    ``sync_to_async`` runs the blocking code of a request, or of all tasks of a loop, in one thread:
+    ``sync_to_async`` runs the blocking code of a request, or of all tasks of a process, in one thread:
 
         1. task      aget: takes the lease of a row; the thread is to load it
         2. thread    reads a list that has the row: would wait for the lease, and the loader for the thread
@@ -82,13 +104,12 @@ def keeps_loader_waiting() -> bool:
     The lease that the caller meets may be another one, whose loader waits for the thread of another request.
     A loader around the caller does not count: the thread works for it.
     """
-    loop = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
-    if not running or loop is None or _get_running_loop() is not None:
+    if not running or _get_running_loop() is not None:
         return False
-    thread, around = _thread_of(loop), set(held_tokens())
+    thread, around = current_thread(), set(held_tokens())
     blocks = [reference() for reference in tuple(running)]
     return any(
-        block is not None and block.thread == thread and not around.issuperset(block.tokens)
+        block is not None and not around.issuperset(block.tokens) and block.runs_blocking_code_in(thread)
         for block in blocks
     )
 

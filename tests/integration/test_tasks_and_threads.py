@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -57,3 +60,85 @@ def test_no_read_waits_for_a_loader_that_waits_for_its_thread(
         Article.objects.update(title="old")
         cache.delete("count")
         async_to_sync(request)()
+
+
+async def begin_to_load(begun: threading.Event, go_on: threading.Event) -> int:
+    """Load a value by the thread, when another task has begun to read it there."""
+
+    async def load() -> int:
+        begun.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        return await sync_to_async(int)()
+
+    return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
+
+
+async def read_in_thread(begun: threading.Event, go_on: threading.Event) -> int:
+    """Read the value that another task has begun to load."""
+
+    def read() -> int:
+        go_on.set()
+        return cache.get_or_set("count", int, 60)  # type: ignore[no-any-return]
+
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    return await sync_to_async(read)()
+
+
+async def in_request(awaitable: Awaitable[int]) -> int:
+    async with ThreadSensitiveContext():
+        return await awaitable
+
+
+def in_two_loops() -> list[int]:
+    """The tasks of all loops have one thread."""
+    events = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(asyncio.run, each(*events)) for each in (begin_to_load, read_in_thread)]
+        return [each.result() for each in both]
+
+
+def in_two_requests_of_a_thread() -> list[int]:
+    """The thread that has called ``async_to_sync`` runs the blocking code of both."""
+    events = threading.Event(), threading.Event()
+
+    async def main() -> list[int]:
+        return await asyncio.gather(in_request(begin_to_load(*events)), in_request(read_in_thread(*events)))
+
+    return async_to_sync(main)()
+
+
+@pytest.mark.parametrize("read", [in_two_loops, in_two_requests_of_a_thread])
+def test_tasks_that_share_a_thread_do_not_wait_for_each_other(
+    ring_cache: RingCache, read: Callable[[], list[int]]
+) -> None:
+    """As in one loop, or one request."""
+    begin = time.monotonic()
+    assert read() == [0, 0]
+    assert time.monotonic() - begin < ring_cache.client.context.options.lease_timeout / 2
+
+
+def test_other_threads_wait_for_a_loader(ring_cache: RingCache) -> None:
+    """Although they have run code of ``sync_to_async`` before, and a task loads something."""
+    loads: list[int] = []
+
+    def load() -> int:
+        loads.append(1)
+        time.sleep(0.2)
+        return 1
+
+    async def load_another() -> int:
+        await asyncio.sleep(0.5)
+        return 1
+
+    async def main() -> None:
+        await asyncio.gather(*(sync_to_async(time.sleep, thread_sensitive=False)(0.05) for _ in range(4)))
+        other = asyncio.create_task(cache.aget_or_set("another", load_another, 60))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*(asyncio.to_thread(cache.get_or_set, "count", load, 60) for _ in range(4)))
+        await other
+
+    asyncio.run(main())
+    assert loads == [1]

@@ -69,6 +69,14 @@ def test_what_is_read_the_short_way_is_read_the_general_way(
         assert repr(general) == repr(CachedValue(found, due=False, stale=False))
 
 
+def test_the_short_way_draws_no_number() -> None:
+    """The general one does, for the same read: of two draws, both would have to be large enough."""
+    record = CODEC.encode([1], KEY, Refresh(NOW + 9, 9.0), {})
+    assert fresh_value(context_of(0.0), record) is NOT_PLAIN
+    read = read_record(context_of(0.0), KEY, record, allow_stale=False)
+    assert read == CachedValue([1], due=False, stale=False)
+
+
 def test_a_value_with_valid_tags_is_read_the_short_way() -> None:
     """Else the comparison above would show nothing of it."""
     record = CODEC.encode([1], KEY, Refresh(NOW + 9, 0.0), {b"a": TAGS["a"]})

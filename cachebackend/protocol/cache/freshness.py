@@ -145,10 +145,15 @@ def _is_due_early(context: Context, fresh_until: float, delta: float, now: float
     Source: Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015,
     figure 3 (XFetch).
     """
-    scale, seconds = delta * context.options.early_refresh_beta, fresh_until - now
-    if seconds > _LARGEST_DRAW * scale:  # most reads; no draw could be large enough
+    if not _may_be_due_early(context, fresh_until, delta, now):  # most reads
         return False
-    return scale > 0 and -scale * math.log(1.0 - context.clock.random()) >= seconds
+    scale = delta * context.options.early_refresh_beta
+    return scale > 0 and -scale * math.log(1.0 - context.clock.random()) >= fresh_until - now
+
+
+def _may_be_due_early(context: Context, fresh_until: float, delta: float, now: float) -> bool:
+    """Return whether a draw could be large enough that a reader loads the value again."""
+    return fresh_until - now <= _LARGEST_DRAW * delta * context.options.early_refresh_beta
 
 
 def plain_value(context: Context, reply: Reply) -> Any:
@@ -169,7 +174,8 @@ def plain_value(context: Context, reply: Reply) -> Any:
 def fresh_value(context: Context, reply: Reply, tokens: Tokens | None = None) -> Any:
     """Return a value that every reader may be served now, and count a hit; or NOT_PLAIN.
 
-    A compressed value, one that is due for a refresh, and one whose tags are not valid need a second look.
+    A compressed value, one that may be due for a refresh, and one whose tags are not valid need a second
+    look. That one draws the random number: two draws would load a value again later than one.
 
     Args:
         context: The alias.
@@ -197,7 +203,7 @@ def fresh_value(context: Context, reply: Reply, tokens: Tokens | None = None) ->
             fresh_until, delta, deadline = times_of(reply)
             now = context.clock.now()
             is_claimed = now < deadline  # another reader loads the value again
-            if now >= fresh_until or (not is_claimed and _is_due_early(context, fresh_until, delta, now)):
+            if now >= fresh_until or (not is_claimed and _may_be_due_early(context, fresh_until, delta, now)):
                 return NOT_PLAIN
             value = loads(reply[begin:])
     except Exception as error:  # noqa: BLE001  # foreign bytes: unpickling may raise any exception

@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 import logging
 from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any
 
 from django.core.exceptions import EmptyResultSet
@@ -71,11 +72,9 @@ class Evaluation:
         rows = self.read(compiler, result_type, run)
         # What follows are prefetches, and the code of models whose instances are made
         self.options = self.options._replace(depends_on=())
-        if rows is None:
-            return run()
         if result_type == SINGLE:
-            return tuple(rows[0]) if rows else None
-        return [_for_instances(rows)]
+            return run() if rows is None else tuple(rows[0]) if rows else None
+        return [_for_instances(chain.from_iterable(run()) if rows is None else rows)]
 
     def read(self, compiler: Any, result_type: str, run: Run) -> Sequence[Any] | None:
         """Return the rows of a statement; None: its result is not cached, or known to be empty.
@@ -153,7 +152,7 @@ def _refuse() -> None:
     """Raise, unless the project allows queries in event loops."""
 
 
-def _for_instances(rows: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def _for_instances(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield rows. Queries of the code that makes instances of them meanwhile are run as they are.
 
     If that code raises, the block ends, too.

@@ -389,8 +389,11 @@ def test_what_is_prefetched_does_not_have_the_options_of_its_owner() -> None:
             assert numbers == {count}
 
 
+@pytest.mark.parametrize("number", [F("rank"), RawSQL("1", [])], ids=["cached", "not cached"])
 @pytest.mark.parametrize("is_prefetched", [False, True], ids=["rows", "prefetched rows"])
-def test_what_is_queried_while_instances_are_made_is_read_from_the_database(is_prefetched: bool) -> None:
+def test_what_is_queried_while_instances_are_made_is_read_from_the_database(
+    is_prefetched: bool, number: Any
+) -> None:
     """A receiver of ``post_init`` asks a plain manager: no block of a cached queryset answers it."""
     numbers: list[int] = []
 
@@ -398,7 +401,7 @@ def test_what_is_queried_while_instances_are_made_is_read_from_the_database(is_p
         numbers.append(Label.objects.count())
 
     def read() -> None:
-        poems = cached().filter(rank=1).annotate(n=F("rank"))
+        poems = cached().filter(rank=1).annotate(n=number)
         own = Author.cached.prefetch_related(Prefetch("poem_set", poems))
         list(own if is_prefetched else poems)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachebackend.backend.open_transactions import is_unmanaged
+from cachebackend.backend.open_transactions import is_open, is_unmanaged
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit
 from cachebackend.conf import ring_aliases, ring_options
 from cachebackend.interrupts import raise_interrupt
@@ -74,6 +74,7 @@ class TransactionDeletes(CommittedDeletes):
         self.is_manual = not (connection.in_atomic_block and connection.commit_on_exit)
         #: Whether the program has begun the transaction past Django, as ``BEGIN`` in raw SQL does.
         self.is_unmanaged = is_unmanaged(connection)
+        self._was_open = is_open(connection)
         #: The session of a manual transaction. A transaction does not outlive its session.
         self._session = connection.connection
         self._callback = self._run_captured
@@ -95,6 +96,12 @@ class TransactionDeletes(CommittedDeletes):
         if self.is_manual:
             return self._session is connection.connection
         return any(entry[1] == self._callback for entry in connection.run_on_commit)
+
+    def has_ended(self, connection: BaseDatabaseWrapper) -> bool:
+        """Return whether the transaction has ended past Django."""
+        if self.is_unmanaged:
+            return not is_unmanaged(connection)
+        return self.is_manual and self._was_open and not is_open(connection)
 
     def other_callbacks(self, connection: BaseDatabaseWrapper) -> list[Any]:
         """Return the callbacks of the transaction without the deletes' own.

@@ -100,6 +100,7 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
             commit()  # deleting the outbox row has begun a transaction
 
     def rollback_with_deletes() -> None:
+        _delete_if_ended(connection)
         deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
         setattr(connection, _ATTRIBUTE, None)
         try:
@@ -319,14 +320,14 @@ def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:
 
 
 def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:
-    """Delete the keys of a transaction that Django did not manage, once it has ended.
+    """Delete the keys of a transaction that has ended past Django, as by the driver's ``commit``.
 
     Nobody knows whether by a commit. After a rollback the deletes are not needed, but do no harm.
     """
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is not None and deletes.is_unmanaged and not is_unmanaged(connection):
+    if deletes is not None and deletes.has_ended(connection):
         setattr(connection, _ATTRIBUTE, None)
-        deletes.after_commit()
+        deletes.after_commit(only_keys=not deletes.is_unmanaged)
 
 
 connect_pending_keys(pending_keys)

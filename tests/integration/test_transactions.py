@@ -137,6 +137,7 @@ def test_a_commit_by_sql_deletes_the_keys(article: Article, commit: Any) -> None
         return execute(sql, *arguments)
 
     save(article, "New")
+    assert [cached_title(), cached_title()] == ["First", "First"]
     with connection.execute_wrapper(look), connection.cursor() as cursor:
         cursor.execute(commit)
     assert stored == [1]
@@ -151,12 +152,31 @@ def test_a_commit_by_sql_deletes_the_keys(article: Article, commit: Any) -> None
 @pytest.mark.parametrize("commit", ["COMMIT AND CHAIN", "COMMIT; BEGIN"])
 def test_a_commit_that_begins_another_transaction_deletes_the_keys(article: Article, commit: str) -> None:
     save(article, "New")
+    assert [cached_title(), cached_title()] == ["First", "First"]  # the lookup is stored first, then the row
     with connection.cursor() as cursor:
         cursor.execute(commit)
     assert cached_title() == "New"
     save(article, "Newer")
     transaction.rollback()
     assert cached_title() == "New"
+
+
+def run_statement() -> None:
+    Article.objects.count()
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+@pytest.mark.parametrize("follow", [run_statement, transaction.rollback, transaction.commit])
+def test_a_commit_by_the_driver_is_noticed_afterwards(article: Article, follow: Callable[[], None]) -> None:
+    """By the next statement of the connection, or when the program ends a transaction."""
+    for title in ("New", "Newer"):
+        with connection.connection.transaction():
+            save(article, title)
+            assert cached_title() != title
+        follow()
+        assert cached_title() == title
+        transaction.rollback()
 
 
 @pytest.mark.postgres

@@ -14,7 +14,7 @@ A stale value is older still, and its page would be served for a whole timeout a
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Thread, current_thread
@@ -44,21 +44,21 @@ class _Block:
         loop = _get_running_loop()
         self.home = None if loop is None else (_parent(), _context(), loop)
 
-    def runs_blocking_code_in(self, thread: Thread) -> bool:
-        """Return whether ``sync_to_async`` runs blocking code of the loader's task in a thread."""
+    def runs_blocking_code_in(self, threads: Collection[Thread]) -> bool:
+        """Return whether ``sync_to_async`` runs blocking code of the loader's task in one of some threads."""
         if self.home is None:
             return False
         executor, context, loop = self.home
         if executor is not None:  # a thread that waits in ``async_to_sync``
-            return bool(executor._work_thread is thread)
+            return executor._work_thread in threads
         if context is not None:  # the thread of a request; it may not have begun
             executor = SyncToAsync.context_to_thread_executor.get(context)
         else:  # one thread for the tasks of all loops, unless ``async_to_sync`` has made the loop
             executor = AsyncToSync.loop_thread_executors.get(loop)
             if executor is not None:
-                return bool(executor._work_thread is thread)
+                return executor._work_thread in threads
             executor = SyncToAsync.single_thread_executor
-        return thread in getattr(executor, "_threads", ())
+        return not getattr(executor, "_threads", set()).isdisjoint(threads)
 
 
 def _context() -> Any:
@@ -104,14 +104,24 @@ def keeps_loader_waiting() -> bool:
     The lease that the caller meets may be another one, whose loader waits for the thread of another request.
     A loader around the caller does not count: the thread works for it.
     """
-    if not running or _get_running_loop() is not None:
+    if not running:
         return False
-    thread, around = current_thread(), set(held_tokens())
+    around, threads = set(held_tokens()), set(_waiting_threads())
     blocks = [reference() for reference in tuple(running)]
     return any(
-        block is not None and not around.issuperset(block.tokens) and block.runs_blocking_code_in(thread)
+        block is not None and not around.issuperset(block.tokens) and block.runs_blocking_code_in(threads)
         for block in blocks
     )
+
+
+def _waiting_threads() -> Iterator[Thread]:
+    """Yield the threads that wait if the caller does: its own, and those around it in ``async_to_sync``."""
+    if _get_running_loop() is None:
+        yield current_thread()
+    executor = _parent()
+    while executor is not None:
+        yield executor._work_thread
+        executor = getattr(executor, "_old_executor", None)
 
 
 @contextmanager

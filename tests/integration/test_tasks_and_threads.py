@@ -110,7 +110,26 @@ def in_two_requests_of_a_thread() -> list[int]:
     return async_to_sync(main)()
 
 
-@pytest.mark.parametrize("read", [in_two_loops, in_two_requests_of_a_thread])
+def in_async_to_sync() -> list[int]:
+    """The thread waits for a task, which would wait for the lease."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read() -> int:
+        go_on.set()
+        return async_to_sync(cache.aget_or_set)("count", int, 60)  # type: ignore[no-any-return]
+
+    async def read_in_task() -> int:
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        return await sync_to_async(read)()
+
+    async def main() -> list[int]:
+        return await asyncio.gather(begin_to_load(begun, go_on), read_in_task())
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("read", [in_two_loops, in_two_requests_of_a_thread, in_async_to_sync])
 def test_tasks_that_share_a_thread_do_not_wait_for_each_other(
     ring_cache: RingCache, read: Callable[[], list[int]]
 ) -> None:

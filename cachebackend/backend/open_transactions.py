@@ -61,13 +61,15 @@ _NAMES = (
     r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
     r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b"
 )
-#: What makes one of them: a statement, which may make several, or a function, whose argument may name any if
-#: it is not a plain text.
+#: What makes one of them: a statement, which may make several, a function, whose argument may name any if it
+#: is not a plain text, or an UPDATE of the view that shows them.
 _SET = re.compile(
     rf"{BEGIN}SET\b(?:[^;]*?,)?{BEGIN}(?:(?:SESSION|LOCAL)\b{BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
     re.IGNORECASE | re.DOTALL,
 )
-_SET_CONFIG = re.compile(rf"\bset_config\s*\(\s*(?:[^'\s]|{_NAMES})", re.IGNORECASE)
+_SET_CONFIG = re.compile(
+    rf"\bset_config\b(?!\s*\(\s*(?!{_NAMES})'[^']*'\s*,)|\bUPDATE\b[^;]*\bpg_settings\b", re.IGNORECASE
+)
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
@@ -272,7 +274,8 @@ class OpenTransaction:
 def _has_settings(sql: str) -> bool:
     """Return whether one of the statements in a text makes a setting on which results depend."""
     begins = (0, *(each.end() for each in re.finditer(";", sql)))
-    is_called = "set_config" in sql.lower() and _SET_CONFIG.search(sql) is not None
+    lower = sql.lower()
+    is_called = ("set_config" in lower or "pg_settings" in lower) and _SET_CONFIG.search(sql) is not None
     return is_called or any(_SET.match(sql, begin) for begin in begins)
 
 

@@ -312,11 +312,9 @@ class Cluster(Reloads):
         index = self._members.index_at(address)
         if index is None or index in self.ring.nodes:
             return index
-        # One that was a primary and is a replica, or had no slots when it was found, may have been promoted:
+        # It has no slots as far as is known. If it is a replica, or has one now, it may have been promoted:
         # the table is read first
-        may_be_promoted = self._members.is_replica(address) or (
-            redirection.is_moved and not self.shards[index].is_identified
-        )
+        may_be_promoted = redirection.is_moved or self._members.is_replica(address)
         return None if may_be_promoted else index
 
     def add_target(self, asked: ShardNode, redirection: RedirectedError) -> int | None:

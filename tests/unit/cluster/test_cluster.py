@@ -108,6 +108,17 @@ def test_a_server_that_was_asked_and_has_a_slot_now_is_read_after_the_table_says
     assert (cluster.target(cluster.shards[0], moved), held(cluster)) == (2, [False, False, False])
 
 
+def test_a_server_that_has_lost_its_slots_and_has_one_now_is_read_after_the_table_says_so(
+    cluster: Cluster,
+) -> None:
+    """It may have become a replica meanwhile, and was promoted."""
+    cluster._apply(topology((B, [D], [LOW, HIGH])))
+    moved = RedirectedError.read("MOVED 0 a.test:7000")
+    assert cluster.target(cluster.shards[1], moved) is None
+    cluster._apply(topology((A, [B], [LOW, HIGH])))
+    assert (cluster.target(cluster.shards[1], moved), held(cluster)) == (0, [True, False])
+
+
 @pytest.mark.parametrize("is_redirected", [False, True])
 def test_a_server_that_has_other_slots_than_before_may_be_a_promoted_replica(
     cluster: Cluster, is_redirected: bool

@@ -456,18 +456,29 @@ def test_a_registry_that_a_replaced_primary_has_is_not_believed(
     client.close()
 
 
-def test_a_registry_whose_slot_moves_is_confirmed_by_no_other_server(
-    cluster_services: Services, cluster: Cluster
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_registry_whose_slot_moves_is_confirmed_by_both_servers(
+    cluster_services: Services, cluster: Cluster, is_moved: bool
 ) -> None:
-    """The server has the shard still, and redirects keys that it has not; the other one would confirm."""
+    """The first one has the shard still, or redirects the question; neither confirms for the other."""
     client = client_of(cluster_services, wait_replicas=1)
     shard = b"{registry}:0\xff"
     slot = client.ring.slot_of(shard)
     cluster.ask(cluster.primary_of(slot), "HSET", shard, "shape", "entry")
-    assert client.run(protocol.read_shards(client.context, [shard])).is_confirmed
-    cluster.move_slot(slot, another_primary(cluster, slot)).begin()
-    found = client.run(protocol.read_shards(client.context, [shard]))
-    assert found == ({shard: {b"shape"}}, [], False)
+    move = cluster.move_slot(slot, another_primary(cluster, slot))
+    move.begin()
+    if is_moved:
+        move.move_key(shard)
+    read = protocol.read_shards
+    wait_until(lambda: client.run(read(client.context, [shard])) == ({shard: {b"shape"}}, [], True))
+    for name in (move.source, move.target):
+        [replica] = cluster.replicas_of(name)
+        cluster_services.stop(replica)
+        try:
+            assert client.run(read(client.context, [shard])) == ({shard: {b"shape"}}, [], False)
+        finally:
+            cluster_services.resume(replica)
+        wait_until(lambda: client.run(read(client.context, [shard])).is_confirmed)
     client.close()
 
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from cachebackend.clock import TOKEN_BYTES
 from cachebackend.effects import Operation, Reply, Request, Script, Send
-from cachebackend.errors import RingCacheError
+from cachebackend.errors import RingCacheError, UnconfirmedError
 from cachebackend.protocol.context import Context
 from cachebackend.protocol.ring.confirmations import confirm_requests
 from cachebackend.replies import optional_text
@@ -166,9 +166,15 @@ def read_shards(context: Context, shards: Collection[bytes]) -> Operation[Regist
     The change must be committed: a shape that is registered after this belongs to a later load.
     """
     asked = [(node, shard) for shard in shards for node in sorted(context.holders(shard))]
+    slots = [(node, cluster_slot(shard)) for node, shard in asked]
     reading = [(node, (b"HKEYS", shard)) for node, shard in asked]
-    confirming = confirm_requests(context, [(node, cluster_slot(shard)) for node, shard in asked])
-    replies = yield Send([*reading, *confirming])
+    replies = yield Send([*reading, *confirm_requests(context, slots)])
+    failures = [reply for reply in replies[len(asked) :] if isinstance(reply, RingCacheError)]
+    if any(not isinstance(reply, UnconfirmedError) for reply in failures):
+        # A slot may be moving: its shard is at the server that was asked, or at the other one
+        nodes = dict.fromkeys(node for node, _ in asked)
+        own = confirm_requests(context, [(node, context.served_slot(node)) for node in nodes])
+        replies = yield Send([*reading, *own, *confirm_requests(context, slots, is_followed=True)])
     shapes: dict[bytes, set[bytes]] = {}
     unreadable: dict[bytes, None] = {}
     for (_, shard), reply in zip(asked, replies[: len(asked)], strict=True):

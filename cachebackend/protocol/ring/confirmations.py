@@ -16,6 +16,9 @@ So the node also deletes a key that it does not have, which makes a write, and W
 in a slot that the node serves: none would confirm for as long as no server has the slot. A node that does not
 have the slot any more, or moves it, redirects the command. The other node would confirm for itself, so the
 redirection is not followed, and the node has not confirmed.
+
+What a node has answered about a key of a slot may come from another one, to which the slot moves. So this one
+must confirm too: by a key of that slot, whose redirection is followed as that of the question was.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from collections.abc import Iterable
 
 from cachebackend.effects import Request
 from cachebackend.protocol.context import Context
-from cachebackend.protocol.ring.node_deletes import confirm_command
+from cachebackend.protocol.ring.node_deletes import confirm_command, delete_command
 from cachebackend.ring import key_in_slot
 
 __all__ = ["confirm_requests"]
@@ -33,7 +36,9 @@ __all__ = ["confirm_requests"]
 PREFIX = b"ringcache:confirm:"
 
 
-def confirm_requests(context: Context, slots: Iterable[tuple[int, int | None]]) -> list[Request]:
+def confirm_requests(
+    context: Context, slots: Iterable[tuple[int, int | None]], *, is_followed: bool = False
+) -> list[Request]:
     """Return a request for each node whose reply is an error if replicas have not confirmed.
 
     Without ``wait_replicas`` there are none.
@@ -41,11 +46,9 @@ def confirm_requests(context: Context, slots: Iterable[tuple[int, int | None]]) 
     Args:
         context: The alias.
         slots: Nodes, each with a slot of a cluster that it serves; None: it serves none, and is left out.
+        is_followed: Whether the server that has the slot confirms, if it is another one.
     """
     if not context.options.wait_replicas:
         return []
-    return [
-        (node, confirm_command(key_in_slot(PREFIX, slot)))
-        for node, slot in dict.fromkeys(slots)
-        if slot is not None
-    ]
+    keys = [(node, key_in_slot(PREFIX, slot)) for node, slot in dict.fromkeys(slots) if slot is not None]
+    return [(node, delete_command((key,)) if is_followed else confirm_command(key)) for node, key in keys]

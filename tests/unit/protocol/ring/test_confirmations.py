@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cachebackend.client import RingClient
-from cachebackend.errors import NodeReplyError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.options import RingOptions
 from cachebackend.protocol import read_shards
 from cachebackend.protocol.ring.confirmations import confirm_requests
@@ -74,6 +74,17 @@ def test_each_shard_of_a_registry_is_confirmed_by_the_server_that_has_it() -> No
     assert slots == [cluster_slot(shard) for shard in shards]
 
 
+def test_a_shard_whose_slot_moves_is_read_again_and_confirmed_by_both_servers() -> None:
+    """By the one that was asked with a key of another slot, and by the one to which the slot moves."""
+    client = client_of(wait_replicas=1)
+    redirected = NodeUnavailableError("redirected")
+    again = [[b"id"], 0, 0]
+    found, [_, requests] = step(read_shards(client.context, [b"s"]), [[], redirected], again)
+    assert found == ({b"s": {b"id"}}, [], True)
+    slots = [cluster_slot(command[1]) for _, command in requests]
+    assert slots[2] == slots[0] != slots[1]
+
+
 def test_a_plain_node_beside_a_cluster_is_asked_for_a_key_of_any_slot() -> None:
     """It has all of them."""
     client = client_of(leaving=["redis://plain:6379"])
@@ -88,8 +99,9 @@ def test_nothing_is_sent_unless_deletes_wait_for_replicas() -> None:
 def test_the_reason_why_a_registry_is_not_confirmed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Such as a missing right: each change of rows would stay in the outbox without a word."""
     refused = NodeReplyError("NOPERM No permissions to access a key")
-    found, requests = step(read_shards(context_of("a", wait_replicas=1), [b"s"]), [[b"id"], refused])
-    assert len(requests[0]) == 2
+    reading = read_shards(context_of("a", wait_replicas=1), [b"s"])
+    found, requests = step(reading, [[b"id"], refused], [[b"id"], 0, refused])
+    assert list(map(len, requests)) == [2, 3]
     assert found == ({b"s": {b"id"}}, [], False)
     [record] = caplog.records
     assert record.event == "registry_unconfirmed"  # type: ignore[attr-defined]

@@ -13,17 +13,21 @@ from cachebackend.monitoring.runbook import FaultKind
 __all__ = ["empty_notes", "read_slots", "unserved_faults"]
 
 
-def read_slots(clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | RingCacheError]) -> None:
-    """Read which slots have servers now, and which servers have no slots: no server announces that.
+def read_slots(
+    clusters: Iterable[Cluster], infos: Sequence[dict[str, str] | RingCacheError], *, with_empty: bool = False
+) -> None:
+    """Read which slots have servers now: no server announces that.
 
     Args:
         clusters: The clusters.
         infos: The ``INFO`` of their servers, which were asked just now. If none answers, none is asked again.
+        with_empty: Whether to read which servers have no slots, too. Users of queues need no right for that.
     """
     if not all(isinstance(info, RingCacheError) for info in infos):
         for cluster in clusters:
             cluster.try_reload()
-            cluster.find_empty()
+            if with_empty:
+                cluster.find_empty()
 
 
 def unserved_faults(owner: str, clusters: Iterable[Cluster], scope: frozenset[str]) -> Iterator[Fault]:

@@ -160,7 +160,7 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
         client.nodes[index].probe_early()  # a person looks: the next look shows that it is back
     indexes = sorted(indexes, key=lambda index: index not in of_ring)
     infos = client.run(protocol.node_infos(client.context, indexes))
-    read_slots(client.clusters, infos)
+    read_slots(client.clusters, infos, with_empty=True)
     shares = client.ring.shares()
     figures = [
         _figures(

@@ -95,6 +95,24 @@ def test_the_address_of_a_shard_is_that_of_its_server(cluster_services: Services
     assert [node.address for node in nodes] == [node.name for node in nodes]
 
 
+def test_the_figures_of_a_queue_need_no_more_rights_than_are_documented(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue has no use for servers without slots, so its user need not be allowed ``CLUSTER SHARDS``."""
+    queue = {"nodes": cluster.url, "partitions": 16, "durability": "memory"}
+    for name in cluster.names:
+        cluster.ask(name, "ACL", "SETUSER", "default", "-cluster|shards")
+    try:
+        with override_settings(WRITE_BEHIND=queue):
+            queue_figures()
+        refused = [entry for name in cluster.names for entry in cluster.ask(name, "ACL", "LOG")]
+    finally:
+        for name in cluster.names:
+            cluster.ask(name, "ACL", "SETUSER", "default", "+cluster|shards")
+            cluster.ask(name, "ACL", "LOG", "RESET")
+    assert (refused, caplog.messages) == ([], [])
+
+
 @pytest.mark.parametrize("slot", [0, cluster_slot(b"ringcache:confirm:0")])
 def test_a_slot_that_no_server_has_keeps_no_change_and_no_clear_pending(
     cluster_services: Services, cluster: Cluster, slot: int

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Cluster", "Rehome"]
 
 logger = logging.getLogger("cachebackend")
+#: Stands for the owner of a slot that no server has.
+_NOBODY = 0xFFFF
 #: Stands for the shards of any cluster in the outbox. The addresses in the URL may change while deletes are
 #: pending, and an alias has one cluster, or two while its ring changes: both get the deletes then.
 ENDPOINT = "cluster"
@@ -86,7 +88,8 @@ class Cluster(Reloads):
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
-        #: The owner of each slot when the topology was last read; redirections may have changed some since.
+        #: The owner of each slot when the topology was last read, or ``_NOBODY``. Redirections may have changed
+        #: some since.
         self._last_read: Sequence[int] = self.ring.owners
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
@@ -198,12 +201,13 @@ class Cluster(Reloads):
             changes = set(zip(former, owners, strict=True)) if former != owners else ()
             moves = {(old, new) for old, new in changes if old != new}
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
+            served = _served(owners, topology.unserved)
             if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
-                kept, left = self._kept(owners), set(owners)
+                kept, left = self._kept(served), set(served)
                 self._hold(
                     {new for old, new in moves if new not in kept and (new not in asked or old not in left)}
                 )
-            self._last_read = owners
+            self._last_read = served
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
         if moves:
@@ -310,7 +314,7 @@ class Cluster(Reloads):
         if address is None:
             return None
         index = self._members.index_at(address)
-        if index is None or index in self.ring.nodes:
+        if index is None or index in self._last_read:
             return index
         # It has no slots as far as is known. If it is a replica, or has one now, it may have been promoted:
         # the table is read first
@@ -363,6 +367,14 @@ class Cluster(Reloads):
         """Use new locks in a forked child: another thread of the parent may have held the old ones."""
         super().after_fork()
         self._table_lock = threading.Lock()
+
+
+def _served(owners: array[int], unserved: Iterable[int]) -> array[int]:
+    """Return the owner of each slot; that of a slot that no server has is nobody."""
+    served = owners[:]
+    for slot in unserved:
+        served[slot] = _NOBODY
+    return served
 
 
 def _address_of(node: ShardNode) -> tuple[str, int]:

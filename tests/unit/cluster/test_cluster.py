@@ -134,6 +134,29 @@ def test_a_server_that_has_other_slots_than_before_may_be_a_promoted_replica(
     assert held(cluster) == [False, False, True]
 
 
+def test_a_server_whose_own_slot_no_server_has_may_be_a_promoted_replica(cluster: Cluster) -> None:
+    """It was lost and forgotten, and came back as a replica; the slot that it had says nothing."""
+    last = HIGH[1]
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, last - 1)]), (E, [], [(last, last)])))
+    breaker = cluster.nodes[2].breaker
+    assert breaker is not None
+    breaker.close()
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [(HALF, last - 1)])))
+    assert cluster.target(cluster.shards[0], RedirectedError.read("MOVED 0 e.test:7000")) is None
+    cluster._apply(topology((E, [A], [LOW]), (B, [D], [(HALF, last - 1)])))
+    assert held(cluster) == [False, False, True]
+
+
+def test_a_server_that_was_asked_may_be_a_promoted_replica_although_a_slot_is_unserved(
+    cluster: Cluster,
+) -> None:
+    """The slot was the former primary's: it seems to have slots left."""
+    cluster.add_target(cluster.shards[0], RedirectedError.read("ASK 5061 e.test:7000"))
+    cluster._apply(topology((A, [C], [(1, LOW[1])]), (B, [D], [HIGH])))
+    cluster._apply(topology((E, [A], [(1, LOW[1])]), (B, [D], [HIGH])))
+    assert held(cluster) == [False, False, True]
+
+
 def test_a_server_that_gets_all_slots_of_another_beside_its_own_is_not_ejected(cluster: Cluster) -> None:
     """It was no replica meanwhile."""
     cluster._apply(topology((B, [D], [LOW, HIGH])))

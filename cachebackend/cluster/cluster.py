@@ -88,8 +88,8 @@ class Cluster(Reloads):
         self.rehome: Rehome | None = None
         self.on_change: Callable[[], None] = lambda: None
         self.on_asked: Callable[[Iterable[bytes]], None] = lambda keys: None
-        #: The owner of each slot when the topology was last read, or ``_NOBODY``. Redirections may have changed
-        #: some since.
+        #: The owner of each slot, or ``_NOBODY``, when the topology was last read; redirections may have
+        #: changed some since.
         self._last_read: Sequence[int] = self.ring.owners
         #: Held while the table is changed.
         self._table_lock = threading.Lock()

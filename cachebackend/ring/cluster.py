@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TypeVar
 
 __all__ = ["CLUSTER_SLOTS", "ClusterRing", "cluster_slot", "key_in_slot"]
@@ -105,7 +106,7 @@ class ClusterRing:
         It is the next one from ``first`` on, or from 0 on if there is none.
         """
         owners = self._owners
-        slots = (slot for slot in (*range(first, CLUSTER_SLOTS), *range(first)) if owners[slot] == node)
+        slots = (slot for slot in chain(range(first, CLUSTER_SLOTS), range(first)) if owners[slot] == node)
         return next((slot for slot in slots if slot not in self.unserved), None)
 
     @property

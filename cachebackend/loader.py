@@ -23,6 +23,8 @@ from weakref import ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync
 
+from cachebackend.interrupts import raise_interrupt
+
 __all__ = ["held_tokens", "in_loader", "keeps_loader_waiting", "loader_block", "running"]
 
 
@@ -62,13 +64,13 @@ class _Block:
 
 
 def _context() -> Any:
-    """Return what stands for the request of this task; None: it has no thread of its own."""
+    """Return what represents the request of this task; None: it has no thread of its own."""
     return SyncToAsync.thread_sensitive_context.get(None)
 
 
 def _parent() -> Any:
     """Return what runs blocking code of this task in a thread that waits for it; None: no thread does."""
-    return getattr(AsyncToSync.executors, "current", None)
+    return getattr(getattr(AsyncToSync, "executors", None), "current", None)
 
 
 #: The blocks of this process. While there is none, a hit need not ask further.
@@ -106,12 +108,14 @@ def keeps_loader_waiting() -> bool:
     """
     if not running:
         return False
-    around, threads = set(held_tokens()), set(_waiting_threads())
-    blocks = [reference() for reference in tuple(running)]
-    return any(
-        block is not None and not around.issuperset(block.tokens) and block.runs_blocking_code_in(threads)
-        for block in blocks
-    )
+    around, blocks = set(held_tokens()), [reference() for reference in tuple(running)]
+    others = [block for block in blocks if block is not None and not around.issuperset(block.tokens)]
+    try:
+        threads = set(_waiting_threads())
+        return any(block.runs_blocking_code_in(threads) for block in others)
+    except AttributeError as error:  # another release of asgiref has its threads elsewhere
+        raise_interrupt(error)
+        return False
 
 
 def _waiting_threads() -> Iterator[Thread]:

@@ -19,6 +19,7 @@ from cachebackend.protocol.cache.freshness import (
     NOT_PLAIN,
     can_warm,
     fresh_seconds,
+    fresh_value,
     plain_value,
     value_of,
 )
@@ -133,12 +134,15 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
         near.settle(replies[len(read.requests) :])
         if known and not has_tag_tokens(reply):
             remember_tags(context, key, ())
-        value = settle_get(context, key, request, reply, MISS, tokens=tokens)
+        value = fresh_value(context, reply, tokens) if known else NOT_PLAIN
+        if value is NOT_PLAIN:
+            value = settle_get(context, key, request, reply, MISS, tokens=tokens)
         if value.__class__ is Continue:
             value = yield from value.operation
         if value is MISS:
             return missing
-        near.keep(key, reply, value, fresh_seconds(context, reply))
+        if context.near is not None:
+            near.keep(key, reply, value, fresh_seconds(context, reply))
         return value
     finally:
         near.end()

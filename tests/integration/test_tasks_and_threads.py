@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ from django.core.cache import cache
 
 from cachebackend import RingCache
 from cacheproject.demo.models import Article
+from tests.waits import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
@@ -28,19 +28,28 @@ async def row_and_list() -> None:
     assert rows == [row]
 
 
+async def begun(event: threading.Event) -> None:
+    """Return when another thread has set an event; the tasks of this loop run meanwhile."""
+    while not event.is_set():
+        await asyncio.sleep(0)
+
+
 async def value() -> None:
     """Read a value in a task, and while it is loaded, in the thread."""
-    loading = asyncio.Event()
+    loading, reading = asyncio.Event(), threading.Event()
 
     async def load() -> int:
         loading.set()
-        await asyncio.sleep(0.05)
+        await begun(reading)
         return await Article.objects.acount()
+
+    def read() -> int:
+        reading.set()
+        return cache.get_or_set("count", Article.objects.count, 60)  # type: ignore[no-any-return]
 
     async def read_in_thread() -> int:
         await loading.wait()
-        read = sync_to_async(cache.get_or_set)
-        return await read("count", Article.objects.count, 60)  # type: ignore[no-any-return]
+        return await sync_to_async(read)()
 
     assert await asyncio.gather(cache.aget_or_set("count", load, 60), read_in_thread()) == [1, 1]
 
@@ -62,28 +71,25 @@ def test_no_read_waits_for_a_loader_that_waits_for_its_thread(
         async_to_sync(request)()
 
 
-async def begin_to_load(begun: threading.Event, go_on: threading.Event) -> int:
+async def begin_to_load(loading: threading.Event, reading: threading.Event) -> int:
     """Load a value by the thread, when another task has begun to read it there."""
 
     async def load() -> int:
-        begun.set()
-        while not go_on.is_set():
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        loading.set()
+        await begun(reading)
         return await sync_to_async(int)()
 
     return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
 
 
-async def read_in_thread(begun: threading.Event, go_on: threading.Event) -> int:
+async def read_in_thread(loading: threading.Event, reading: threading.Event) -> int:
     """Read the value that another task has begun to load."""
 
     def read() -> int:
-        go_on.set()
+        reading.set()
         return cache.get_or_set("count", int, 60)  # type: ignore[no-any-return]
 
-    while not begun.is_set():
-        await asyncio.sleep(0.01)
+    await begun(loading)
     return await sync_to_async(read)()
 
 
@@ -112,19 +118,18 @@ def in_two_requests_of_a_thread() -> list[int]:
 
 def in_async_to_sync() -> list[int]:
     """The thread waits for a task, which would wait for the lease."""
-    begun, go_on = threading.Event(), threading.Event()
+    loading, reading = threading.Event(), threading.Event()
 
     def read() -> int:
-        go_on.set()
+        reading.set()
         return async_to_sync(cache.aget_or_set)("count", int, 60)  # type: ignore[no-any-return]
 
     async def read_in_task() -> int:
-        while not begun.is_set():
-            await asyncio.sleep(0.01)
+        await begun(loading)
         return await sync_to_async(read)()
 
     async def main() -> list[int]:
-        return await asyncio.gather(begin_to_load(begun, go_on), read_in_task())
+        return await asyncio.gather(begin_to_load(loading, reading), read_in_task())
 
     return asyncio.run(main())
 
@@ -134,29 +139,31 @@ def test_tasks_that_share_a_thread_do_not_wait_for_each_other(
     ring_cache: RingCache, read: Callable[[], list[int]]
 ) -> None:
     """As in one loop, or one request."""
-    begin = time.monotonic()
     assert read() == [0, 0]
-    assert time.monotonic() - begin < ring_cache.client.context.options.lease_timeout / 2
+    assert ring_cache.client.counters.total().lease_waits == 0
 
 
 def test_other_threads_wait_for_a_loader(ring_cache: RingCache) -> None:
     """Although they have run code of ``sync_to_async`` before, and a task loads something."""
     loads: list[int] = []
+    loading, ended, together = asyncio.Event(), asyncio.Event(), threading.Barrier(4)
 
     def load() -> int:
         loads.append(1)
-        time.sleep(0.2)
+        wait_until(lambda: ring_cache.client.counters.total().lease_waits == 3)
         return 1
 
     async def load_another() -> int:
-        await asyncio.sleep(0.5)
+        loading.set()
+        await ended.wait()
         return 1
 
     async def main() -> None:
-        await asyncio.gather(*(sync_to_async(time.sleep, thread_sensitive=False)(0.05) for _ in range(4)))
+        await asyncio.gather(*(sync_to_async(together.wait, thread_sensitive=False)() for _ in range(4)))
         other = asyncio.create_task(cache.aget_or_set("another", load_another, 60))
-        await asyncio.sleep(0.05)
+        await loading.wait()
         await asyncio.gather(*(asyncio.to_thread(cache.get_or_set, "count", load, 60) for _ in range(4)))
+        ended.set()
         await other
 
     asyncio.run(main())

@@ -289,11 +289,23 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     _delete_if_ended(connection)
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is None or not deletes.is_manual or deletes.is_unmanaged or not is_open(connection):
-        try:
-            return execute(*arguments)
-        finally:
-            _delete_if_ended(connection)
+    if deletes is not None and deletes.is_manual and not deletes.is_unmanaged and is_open(connection):
+        return _around_manual_statement(deletes, execute, *arguments)
+    try:
+        return execute(*arguments)
+    finally:
+        _delete_if_ended(connection)
+
+
+def _around_manual_statement(
+    deletes: TransactionDeletes, execute: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Run a statement with autocommit off; delete the keys if it has ended the transaction, or may have.
+
+    ``COMMIT AND CHAIN`` begins another transaction. If a statement that may commit has not done so, its
+    quarantines end here, and the commit places new ones.
+    """
+    connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     may_commit = not is_aborted(connection) and _may_commit(arguments[0], connection)
     if may_commit:
         deletes.before_commit(connection)
@@ -307,8 +319,8 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
         has_ended = not is_open(connection)
         if has_ended:
             setattr(connection, _ATTRIBUTE, None)
-        if has_ended or may_commit:  # COMMIT AND CHAIN begins another one. If nothing was committed, the
-            deletes.after_commit(only_keys=True)  # quarantines end: the commit needs new ones
+        if has_ended or may_commit:
+            deletes.after_commit(only_keys=True)
 
 
 def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:

@@ -18,7 +18,6 @@ from cachebackend.protocol.cache.freshness import (
     MISS,
     NOT_PLAIN,
     can_warm,
-    fresh_seconds,
     fresh_value,
     plain_value,
     value_of,
@@ -141,8 +140,7 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
             value = yield from value.operation
         if value is MISS:
             return missing
-        if context.near is not None:
-            near.keep(key, reply, value, fresh_seconds(context, reply))
+        near.keep(key, reply, value)
         return value
     finally:
         near.end()
@@ -217,7 +215,7 @@ def _get_many_near(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[
             value = value_of(context, key, old.get(key) if record is None else record, MISS, tokens)
             if value is not MISS:
                 values[name] = value
-                near.keep(name, record, value, fresh_seconds(context, record))
+                near.keep(name, record, value)
     finally:
         near.end()
     return {name: values[name] for name in keys if name in values}

@@ -16,7 +16,6 @@ from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Loade
 from cachebackend.protocol.cache.freshness import (
     NOT_PLAIN,
     CachedValue,
-    fresh_seconds,
     fresh_value,
     read_record,
 )
@@ -105,7 +104,7 @@ def _load_after(
     cached = _read(context, lease.key, record, tokens, allow_stale=_allows_stale(fill_options))
     if cached is not None and not cached.due:
         if near is not None:
-            near.keep(lease.key, record, cached.value, fresh_seconds(context, record))
+            near.keep(lease.key, record, cached.value)
         return cached.value
     if near is not None:
         near.end()
@@ -150,8 +149,7 @@ def get_or_load(context: Context, key: bytes, loader: Loader, fill_options: Fill
         if value.__class__ is Continue:
             return (yield from value.operation)
         if value is not GRANTED:
-            if context.near is not None:
-                near.keep(key, reply, value, fresh_seconds(context, reply))
+            near.keep(key, reply, value)
             return value
     finally:
         near.end()
@@ -185,14 +183,12 @@ def get_or_load_many(
             value = fresh_value(context, record, wanted)
             if value is not NOT_PLAIN:
                 values[name] = value
-                if context.near is not None:
-                    near.keep(name, record, value, fresh_seconds(context, record))
+                near.keep(name, record, value)
                 continue
             cached = _read(context, key, record, tokens, allow_stale=allow_stale)
             if cached is not None and not cached.due:
                 values[name] = cached.value
-                if context.near is not None:
-                    near.keep(name, record, cached.value, fresh_seconds(context, record))
+                near.keep(name, record, cached.value)
                 continue
             leases[name] = lease = LeaseRequest(context.serving_node(key), key, context.clock.token())
             if cached is not None:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from cachebackend.effects import Reply, Request
 from cachebackend.near.cache import MISS, Read
+from cachebackend.protocol.cache.freshness import fresh_seconds
 from cachebackend.protocol.context import Context
 
 __all__ = ["NearReads"]
@@ -63,19 +64,20 @@ class NearReads(Generic[K]):
         """Take the replies to the requests that ``begin`` returned."""
         self._ttls = dict(zip(self._reads, replies, strict=True))
 
-    def keep(self, name: K, record: bytes, value: Any, fresh_seconds: float) -> None:
-        """Store a copy of a value that was read.
+    def keep(self, name: K, record: bytes, value: Any) -> None:
+        """Store a copy of a value that was read, for as long as every reader may be served it.
 
         Args:
             name: The caller's name of the key.
             record: The record that the key holds.
             value: The value in it.
-            fresh_seconds: For how many seconds every reader may be served it; 0: not at all.
         """
+        if self._near is None:
+            return
         ttl_ms = self._ttls.get(name)
-        if self._near is not None and isinstance(ttl_ms, int) and ttl_ms != _NO_KEY:
+        if isinstance(ttl_ms, int) and ttl_ms != _NO_KEY:
             ttl = math.inf if ttl_ms == _NO_EXPIRY else ttl_ms / 1000
-            self._near.keep(self._reads[name], record, value, min(ttl, fresh_seconds))
+            self._near.keep(self._reads[name], record, value, min(ttl, fresh_seconds(self._context, record)))
 
     def end(self) -> None:
         """Remove unused placeholders; each one uses space that another read needs."""

@@ -54,21 +54,26 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-#: Settings on which rows and results of queries depend: the time zone of the session, how it shows dates,
-#: intervals, floats or bytes, how it compares texts, or where it looks for tables.
-_NAMES = (
-    rf"[\"`']?(?:TIME_?{BEGIN}ZONE|DATESTYLE|INTERVALSTYLE|EXTRA_FLOAT_DIGITS|BYTEA_OUTPUT|XMLOPTION|XMLBINARY"
-    r"|LC_[A-Z]+|DEFAULT_TEXT_SEARCH_CONFIG|PG_TRGM\.[A-Z_]+|SEARCH_PATH|SCHEMA|NAMES"
-    r"|COLLATION_CONNECTION|SQL_MODE|GROUP_CONCAT_MAX_LEN)\b"
+#: Settings on which no row and no result depends: who writes, how long, and how fast. Settings of a program
+#: of its own have a dot in their names, as those of some extensions do. Any other setting may change how the
+#: database shows times, floats or bytes, compares texts, or where it looks for tables.
+_HARMLESS_NAMES = (
+    r"[\"`]?(?:APPLICATION_NAME|AUTOCOMMIT|CLIENT_MIN_MESSAGES|SYNCHRONOUS_COMMIT|WORK_MEM|JIT\w*|ENABLE_\w+"
+    r"|LOG_\w+|\w+_TIMEOUT|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS"
+    r"|(?!(?:PG_TRGM|HNSW|IVFFLAT|POSTGIS)\b)[A-Z]\w*[\"`]?\.[\"`]?\w+)[\"`]?"
 )
-#: What makes one of them: a statement, which may make several, a function, whose argument may name any if it
-#: is not a plain text, or an UPDATE of the view that shows them.
-_SET = re.compile(
-    rf"{BEGIN}SET\b(?:[^;]*?,)?{BEGIN}(?:(?:SESSION|LOCAL)\b{BEGIN}|@@(?:SESSION\.|LOCAL\.)?)?{_NAMES}",
+#: A statement that makes a setting, and one that makes one harmless setting and nothing else.
+_SET = re.compile(BEGIN + r"SET\b", re.IGNORECASE | re.DOTALL)
+_HARMLESS_SET = re.compile(
+    rf"{BEGIN}SET\b{BEGIN}(?:(?:SESSION|LOCAL)\b{BEGIN})?"
+    r"(?:(?:CONSTRAINTS|ROLE|TRANSACTION|AUTHORIZATION|CHARACTERISTICS)\b"
+    rf"|{_HARMLESS_NAMES}\s*(?:=|TO\b)[^;,]*(?:;|\Z))",
     re.IGNORECASE | re.DOTALL,
 )
+#: A call of the function that makes any setting, if its argument is not a plain text with a harmless name, or
+#: an UPDATE of the view that shows them.
 _SET_CONFIG = re.compile(
-    rf"\bset_config\b(?!\s*\(\s*(?!{_NAMES})'[^']*'\s*,)|\bUPDATE\b[^;]*\bpg_settings\b", re.IGNORECASE
+    rf"\bset_config\b(?!\s*\(\s*'{_HARMLESS_NAMES}'\s*,)|\bUPDATE\b[^;]*\bpg_settings\b", re.IGNORECASE
 )
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
@@ -272,11 +277,11 @@ class OpenTransaction:
 
 
 def _has_settings(sql: str) -> bool:
-    """Return whether one of the statements in a text makes a setting on which results depend."""
+    """Return whether one of the statements in a text makes a setting on which results may depend."""
     begins = (0, *(each.end() for each in re.finditer(";", sql)))
     lower = sql.lower()
     is_called = ("set_config" in lower or "pg_settings" in lower) and _SET_CONFIG.search(sql) is not None
-    return is_called or any(_SET.match(sql, begin) for begin in begins)
+    return is_called or any(_SET.match(sql, each) and not _HARMLESS_SET.match(sql, each) for each in begins)
 
 
 def _resets_settings(sql: str) -> bool:

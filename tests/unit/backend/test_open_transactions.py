@@ -205,6 +205,14 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
         ("SET LOCAL app.schema = 'names'", False),
         ("SET LOCAL lock_timeout = '1s'", False),
         ("UPDATE t SET time_zone = 1", False),
+        ("SET LOCAL U&\"TimeZone\" = 'Asia/Tokyo'", True),
+        ("SET LOCAL hnsw.ef_search = 10", True),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", False),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", False),
+        ("SET CONSTRAINTS ALL IMMEDIATE", False),
+        ("SET statement_timeout TO '1s'; SET LOCAL app.tenant = '7'", False),
+        ("SET autocommit = 0", False),
+        ("SET a_setting_of_the_future = 1", True),
     ],
 )
 def test_a_transaction_that_sets_what_results_depend_on_has_results_of_its_own(

@@ -28,9 +28,9 @@ UNFLUSHED = "SET synchronous_commit = off"
 WAITING = "SET commit_siblings = 0; SET commit_delay = 1000"
 _SCATTERS = (
     "One statement writes the row and its outbox row. It takes 2.2 times as long as the plain one if the "
-    "outbox row is a constant, and 3 times with the changed values. Then values, the registry of query "
-    "shapes and tags take a scatter each, to most of the nodes. Python takes twice the plain CPU, spread "
-    "over 60 modules."
+    "outbox row is a constant, and half as long again with the changed values: Postgres parses a text. Then "
+    "values and the registry of query shapes take a scatter to all nodes, and tags one to most of them. "
+    "Python takes twice the plain CPU, spread over 60 modules."
 )
 _ROWS = (
     "The writer reads the changed rows from its outbox rows, makes a key and a tag for each, and the nodes "

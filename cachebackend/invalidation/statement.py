@@ -150,3 +150,10 @@ class Statement:
         [first, *more] = conditions or [None]
         names_one = isinstance(first, Exact) and getattr(first.lhs, "target", None) is self._model._meta.pk
         return bool(more) or not names_one or self._query.where.negated
+
+    @property
+    def _is_single(self) -> bool:
+        """Whether the statement changes at most one row, and is no upsert: that has old values or has not."""
+        if isinstance(self._compiler, SQLInsertCompiler):
+            return len(self._query.objs) == 1 and not self._changed_fields
+        return not self._is_large

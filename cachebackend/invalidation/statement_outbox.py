@@ -25,7 +25,13 @@ from django.db import models
 from cachebackend.conf import namespace_function
 from cachebackend.invalidation.catalogue import catalogue_of
 from cachebackend.invalidation.outbox_table import has_outbox
-from cachebackend.invalidation.row_texts import changed_member, has_short_names, most_states, object_of
+from cachebackend.invalidation.row_texts import (
+    changed_member,
+    has_short_names,
+    most_states,
+    object_of,
+    short_text_of,
+)
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.trigger_rows import triggered_models
 from cachebackend.models import OutboxRow
@@ -70,6 +76,7 @@ class StatementOutbox:
         table: The table whose rows the statement changes. The statement returns its ``fields`` first.
         quote_name: Quotes a name for the database.
         is_large: Whether the statement may change more rows than one outbox row names.
+        is_single: Whether it changes at most one row, whose old values are known if it returns them.
         returns_all: Whether the statement returns its rows even if they are more than ``RETURNED_ROWS``.
         values: The fields of the next columns that it returns, which queries may bind.
         changed: The columns that differ between the states of a row; None: all may, or it has one state.
@@ -85,11 +92,13 @@ class StatementOutbox:
         quote_name: Callable[[str], str],
         *,
         is_large: bool,
+        is_single: bool = False,
         returns_all: bool = True,
         values: Sequence[models.Field[Any, Any]] = (),
         changed: Collection[str] | None = None,
     ) -> None:
         self._table, self._quote, self._is_large = table, quote_name, is_large
+        self._is_single = is_single
         self._may_omit = is_large and not returns_all
         self._values = tuple(values)
         self._changed = frozenset(changed or ()) if table.result_aliases else frozenset()
@@ -117,6 +126,7 @@ class StatementOutbox:
             self._values,
             self._changed,
             ROWS_PER_OUTBOX_ROW if self._is_large else None,
+            self._is_single,
             RETURNED_ROWS if self._may_omit else None,
             most_states(self._values) // states if self._is_large and self._values else 0,
         )
@@ -148,6 +158,7 @@ class _Form(NamedTuple):
         values: The fields of the next columns.
         changed: The columns that may differ between the states of a row; empty: all may.
         rows_of_chunk: How many changed rows one outbox row names at most; None: the statement changes few.
+        is_single: Whether each changed row has an outbox row of its own: there is at most one.
         returned: How many changed rows are returned at most; None: all are.
         rows_with_values: Of how many changed rows the outbox rows hold ``values``, if there may be many.
     """
@@ -162,6 +173,7 @@ class _Form(NamedTuple):
     values: tuple[models.Field[Any, Any], ...]
     changed: frozenset[str]
     rows_of_chunk: int | None
+    is_single: bool
     returned: int | None
     rows_with_values: int
 
@@ -198,7 +210,9 @@ class _Form(NamedTuple):
 
 
 def _object(fields: Sequence[models.Field[Any, Any]], columns: Sequence[str]) -> str:
-    return object_of(zip((field.attname for field in fields), columns, strict=True))
+    return object_of(
+        (field.attname, short_text_of(field, column)) for field, column in zip(fields, columns, strict=True)
+    )
 
 
 @lru_cache(maxsize=500)
@@ -210,7 +224,12 @@ def _text_around(form: _Form) -> tuple[str, str]:
     # Of a large statement that has changed many rows, outbox rows hold no values
     is_large = form.rows_of_chunk is not None
     condition = f"total <= {form.rows_with_values}" if is_large and form.values else ""
-    if form.states == 2:  # a row that an upsert has inserted has no old values
+    source, group = _ROWS, "HAVING count(*) > 0"
+    if form.is_single:  # Postgres parses it in two thirds of the time
+        states = [columns[start:][:own] for start in range(0, form.width, form.width // form.states)]
+        rows = f"jsonb_build_array({', '.join(form.texts(state, '') for state in states)})"
+        group = ""
+    elif form.states == 2:  # a row that an upsert has inserted has no old values
         new = columns[form.width // 2 :][:own]
         rows = " || ".join(
             f"COALESCE(jsonb_agg({form.texts(state, condition)}) FILTER (WHERE {is_written}), '[]')"
@@ -221,7 +240,6 @@ def _text_around(form: _Form) -> tuple[str, str]:
         )
     else:
         rows = f"jsonb_agg({form.texts(old, condition)})"
-    source, group = _ROWS, "HAVING count(*) > 0"
     if is_large:
         number = f"(row_number() OVER () - 1) / {form.rows_of_chunk}"
         counted = f"{number} AS chunk, count(*) OVER () AS total"

@@ -24,6 +24,7 @@ from cachebackend.invalidation.row_texts import (
     is_virtual,
     most_states,
     object_of,
+    text_of,
     value_fields,
 )
 from cachebackend.invalidation.trigger_rows import WROTE, has_triggers, record_triggers
@@ -228,7 +229,7 @@ def _bound(table: type[models.Model], row: str) -> str:
 
 
 def _texts(fields: Sequence[models.Field[Any, Any]], row: str) -> str:
-    return object_of((field.attname, f"{row}.{_quoted(str(field.column))}") for field in fields)
+    return object_of((field.attname, text_of(f"{row}.{_quoted(str(field.column))}")) for field in fields)
 
 
 def _project_model(model: models.Model) -> type[models.Model]:

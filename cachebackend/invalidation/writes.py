@@ -88,6 +88,7 @@ class Write(StatementChanges):
             table,
             self._connection.ops.quote_name,
             is_large=self._is_large,
+            is_single=self._is_single,
             returns_all=is_insert or reads_back,  # the caller has as many instances
             values=self._outbox_values(table),
             changed=self._changed_columns,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, OperationalError, connection, models, transaction
@@ -20,7 +22,7 @@ from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.writes import Write
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import FAMILY, MAKE, WAYS, Readable
-from tests.zoo.models import FAMILIES, Account, Author, Singer
+from tests.zoo.models import FAMILIES, Account, Author, Sample, Singer, Topic
 
 pytestmark = [
     pytest.mark.postgres,
@@ -210,14 +212,49 @@ def test_a_statement_that_changes_nothing_writes_no_row() -> None:
 
 
 def test_a_row_in_which_nothing_changed_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its keys are the same before and after the statement."""
+    """Its keys are the same before and after the statement. One row alone may be named twice."""
     author = Author.objects.create(name="a")
     monkeypatch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+    Author.objects.filter(name="a").update(rank=F("rank"))
+    Author.objects.filter(name="a").update(name="b")
     Author.objects.filter(pk=author.pk).update(rank=F("rank"))
-    Author.objects.filter(pk=author.pk).update(name="b")
-    same, renamed = OutboxRow.objects.order_by("pk")
+    same, renamed, alone = OutboxRow.objects.order_by("pk")
     assert [row["name"] for row in same.rows or ()] == ["a"]
     assert [row["name"] for row in renamed.rows or ()] == ["a", "b"]
+    assert [row["name"] for row in alone.rows or ()] == ["b", "b"]
+
+
+def test_the_short_text_of_a_column_is_the_one_of_a_trigger() -> None:
+    """The relay reads both: a process of another release may have written the row."""
+    topic = Topic.objects.create(name="2026-11-30")
+    moment = datetime(2026, 11, 30, 23, 59, 59, 999_999, tzinfo=UTC)
+    day, code = date(1, 1, 1), UUID(int=1)
+    Sample.objects.create(name="a")
+    Sample.objects.create(
+        name="b", small=-1, large=2**62, flag=False, price=Decimal("-0.5000"), at=moment, day=day, code=code
+    )
+    Sample.objects.create(
+        name="c",
+        flag=True,
+        price=Value("NaN"),
+        label=' "\\ü\u2028 ',
+        slug="",
+        file="a/b.txt",
+        topic_name=topic,
+    )
+    Sample.objects.create(
+        name="d", label="NULL", weight=1e300, data={"a": [1.50, None]}, note="\n", price=Decimal("1E+3")
+    )
+    fields = Sample._meta.local_concrete_fields
+    long, short = (
+        row_texts.object_of((each.attname, text(each, f'"{each.column}"')) for each in fields)
+        for text in (lambda _, column: row_texts.text_of(column), row_texts.short_text_of)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT ({long})::text, ({short})::text FROM {Sample._meta.db_table}")
+        rows = cursor.fetchall()
+    assert len(rows) == 4
+    assert [long for long, _ in rows] == [short for _, short in rows]
 
 
 def test_a_statement_in_a_transaction_leaves_its_row_to_the_commit() -> None:

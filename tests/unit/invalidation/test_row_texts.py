@@ -16,6 +16,7 @@ from cachebackend.invalidation.row_texts import (
     is_virtual,
     most_states,
     object_of,
+    text_of,
     value_changes,
     value_fields,
 )
@@ -128,8 +129,8 @@ def test_the_values_are_those_that_a_query_may_bind() -> None:
 
 def test_no_function_has_more_than_a_hundred_arguments() -> None:
     """Postgres allows no more, and a model may have more columns."""
-    parts = object_of((f"c{number}", f"n.c{number}") for number in range(120)).split("jsonb_build_object(")[
-        1:
-    ]
+    parts = object_of((f"c{number}", text_of(f"n.c{number}")) for number in range(120)).split(
+        "jsonb_build_object("
+    )[1:]
     assert [part.count("#>>") for part in parts] == [50, 50, 20]
     assert object_of([]) == "'{}'::jsonb"

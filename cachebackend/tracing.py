@@ -11,8 +11,11 @@ span                     duration
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
 
 __all__ = ["begin", "span"]
 
@@ -20,36 +23,34 @@ __all__ = ["begin", "span"]
 def _end_nothing() -> None: ...
 
 
-try:
-    from opentelemetry import trace
-except ImportError:
+def _tracer() -> Any:
+    """Return the tracer; None if the site has set no tracer provider.
 
-    def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:  # the same signature
-        """Return a context that does nothing."""
-        return nullcontext()
+    A site that sets one has imported the API. Importing it here would cost each process 7 ms.
+    """
+    api = sys.modules.get("opentelemetry.trace")
+    # The public function to get the provider reads the environment each time
+    provider = None if api is None else getattr(api, "_TRACER_PROVIDER", True)
+    return None if provider is None else _tracer_of(provider)
 
-    def begin(name: str) -> Callable[[], None]:
-        """Return a function that does nothing."""
-        return _end_nothing
 
-else:
-    _tracer = trace.get_tracer("cachebackend")
+@lru_cache(maxsize=1)
+def _tracer_of(_provider: Any) -> Any:
+    """Return the tracer of the provider that is set."""
+    return sys.modules["opentelemetry.trace"].get_tracer("cachebackend")
 
-    def _has_provider() -> bool:
-        """Return whether the site has set a tracer provider."""
-        # The public function to get the provider reads the environment each time
-        return getattr(trace, "_TRACER_PROVIDER", True) is not None
 
-    def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
-        """Return a context that makes a span: a child of the current span."""
-        return (
-            _tracer.start_as_current_span(name, attributes=attributes) if _has_provider() else nullcontext()
-        )
+def span(name: str, **attributes: str | int) -> AbstractContextManager[object]:
+    """Return a context that makes a span: a child of the current span."""
+    tracer = _tracer()
+    return nullcontext() if tracer is None else tracer.start_as_current_span(name, attributes=attributes)
 
-    def begin(name: str) -> Callable[[], None]:
-        """Start a span, and return the function that ends it.
 
-        The span never becomes the current span. In one thread the steps of two operations may
-        alternate, and one operation would end the span that the other has started.
-        """
-        return _tracer.start_span(name).end if _has_provider() else _end_nothing
+def begin(name: str) -> Callable[[], None]:
+    """Start a span, and return the function that ends it.
+
+    The span never becomes the current span. In one thread the steps of two operations may
+    alternate, and one operation would end the span that the other has started.
+    """
+    tracer = _tracer()
+    return _end_nothing if tracer is None else tracer.start_span(name).end

@@ -21,7 +21,6 @@ __all__ = ["AddressMap", "IsAddressMap", "read_address_map"]
 AddressMap: TypeAlias = Callable[[str, int], tuple[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
 class IsAddressMap:
     """A dict from ``host:port`` to ``host:port``, or a function of a host and a port that returns both."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachebackend.options.faults import Faults, shown
 from cachebackend.options.rules import Boolean, Choice, Number, Optional, check_fields
@@ -14,7 +14,6 @@ __all__ = ["CachedModelOptions", "ModelLabels", "check_models"]
 _SECONDS = Number(0, unit=" seconds")
 
 
-@dataclass(frozen=True, slots=True)
 class _Text:
     """A text that is not empty."""
 
@@ -23,8 +22,7 @@ class _Text:
         return None if isinstance(value, str) and value else f"must be a text, got {shown(value)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _FieldNames:
+class _FieldNames(NamedTuple):
     """A list of names of fields; each may also be a tuple of names, if ``groups``."""
 
     groups: bool = False
@@ -70,7 +68,6 @@ class CachedModelOptions:
     ignore: Any = field(default=(), metadata={"rule": _FieldNames()})
 
 
-@dataclass(frozen=True, slots=True)
 class ModelLabels:
     """A dict from labels of models, or of all models of an app, to dicts of options."""
 

@@ -15,7 +15,6 @@ from cachebackend.options.rules import Word, check_fields
 __all__ = ["ProjectOptions", "StatusOptions"]
 
 
-@dataclass(frozen=True, slots=True)
 class _DottedPath:
     """The dotted path of something that can be imported, or nothing."""
 
@@ -27,7 +26,6 @@ class _DottedPath:
         return f'must be a dotted path such as "project.tenants.current", got {shown(value)}'
 
 
-@dataclass(frozen=True, slots=True)
 class _Site:
     """A word, or nothing."""
 
@@ -57,7 +55,6 @@ class StatusOptions:
     addresses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class _Status:
     """A dict with a token, addresses, or both."""
 
@@ -88,7 +85,6 @@ def _address_fault(address: object) -> str | None:
 _ADDRESS = frozenset({"HOST", "NAME", "OPTIONS", "PASSWORD", "PORT", "USER"})
 
 
-@dataclass(frozen=True, slots=True)
 class _DirectConnections:
     """A dict from aliases of databases to parts of their blocks."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from cachebackend.options.faults import Faults, shown
 
@@ -45,8 +45,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """A number in a range.
 
     Attributes:
@@ -72,8 +71,7 @@ class Number:
         return None if is_enough and value < self.below else f"must be {bound}{self.unit}, got {shown(value)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Optional:
+class Optional(NamedTuple):
     """None, or a value that another rule allows."""
 
     rule: Rule
@@ -83,8 +81,7 @@ class Optional:
         return None if value is None else self.rule.fault(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(NamedTuple):
     """A whole number from ``low`` to ``high``, both included."""
 
     low: int
@@ -98,8 +95,7 @@ class Integer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A text of letters, digits, ``_``, ``-`` and ``.``, not longer than ``length``."""
 
     length: int
@@ -111,8 +107,7 @@ class Word:
         return f"must be 1 to {self.length} letters, digits, '_', '-' or '.', got {shown(value)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -122,7 +117,6 @@ class Choice:
         return None if value in self.words else f"must be one of {', '.join(self.words)}, got {shown(value)}"
 
 
-@dataclass(frozen=True, slots=True)
 class Boolean:
     """True or False."""
 
@@ -131,7 +125,6 @@ class Boolean:
         return None if isinstance(value, bool) else f"must be True or False, got {shown(value)}"
 
 
-@dataclass(frozen=True, slots=True)
 class IsPassword:
     """A password, or a function that returns it. The message never shows it."""
 
@@ -147,7 +140,6 @@ class IsPassword:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class IsSecret:
     """A text that is not empty, or a whole number of 64 bits. The message never shows it."""
 

@@ -10,14 +10,17 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import RingOptions, WriteBehindOptions
+
+if TYPE_CHECKING:
+    from cachebackend.client.queue import QueueClient
 
 __all__ = ["close_clients", "has_used_queue", "prepare_ring_clients", "queue_client", "ring_client"]
 
@@ -64,6 +67,8 @@ def queue_client(options: WriteBehindOptions) -> QueueClient:
         if not options.is_on:
             message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
             raise ConfigurationError([message])
+        from cachebackend.client.queue import QueueClient  # most sites have no queue
+
         with _lock:
             _queue_prefixes.add(options.prefix)
             client = _queues.get(options) or _queues.setdefault(options, QueueClient(options))

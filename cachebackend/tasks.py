@@ -22,7 +22,7 @@ from cachebackend.interrupts import raise_interrupt
 from cachebackend.managers.audit import WINDOWS, cached_managers
 from cachebackend.managers.audit import audit as audit_rows
 from cachebackend.monitoring.observer import observe
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.telemetry import heartbeat, shutdown, this_process
 from cachebackend.telemetry.publisher import level_all
 

@@ -12,8 +12,8 @@ from cachebackend.counters import Counters, DrainCounts
 from cachebackend.effects import is_unknown_script
 from cachebackend.node import Breaker, DiskWait, Node, PromiseWait, ReplicaWait, Wait
 from cachebackend.options import CLUSTER_PARTS, WriteBehindOptions
-from cachebackend.protocol import QueueContext
-from cachebackend.protocol.queue.fold import (
+from cachebackend.protocol.queue import QueueContext
+from cachebackend.protocol.queue.folding import (
     WITHOUT_COUNT,
     Folded,
     RowWrite,
@@ -118,7 +118,7 @@ class QueueClient(Client):
         self.counters.after_fork()
 
     def fold_one(self, partition: Partition, write: RowWrite) -> Folded:
-        """Fold one row's write. Like ``protocol.fold``, but without its generator if one reply is enough."""
+        """Fold one write like ``protocol.queue.fold``, but without its generator if one reply is enough."""
         node, command = fold_request(self.context, partition, [write])
         reply = self.nodes[node].call(command)
         if not is_unknown_script(reply):

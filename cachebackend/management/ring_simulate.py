@@ -77,7 +77,7 @@ def _trace(command: ReportCommand, options: dict[str, Any]) -> tuple[Trace, floa
     nodes = [client.nodes[index] for index in client.indexes if index < len(client.ring)]
     keys = read_keys(nodes, cache.pattern, options["live"])
     measured = list(dict.fromkeys(keys))[:MAX_MEASURED_KEYS]
-    sizes = cache.client.run(protocol.memory_usage(cache.client.context, measured))
+    sizes = cache.client.run(protocol.telemetry.memory_usage(cache.client.context, measured))
     return Trace.of_reads(keys), round(sum(sizes) / len(sizes), 1) if sizes else None
 
 

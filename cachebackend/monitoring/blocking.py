@@ -13,7 +13,7 @@ from cachebackend import writebehind
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.monitoring.faults import RETRIED_SECONDS
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import Blocker, RowLock
 
 __all__ = ["BlockingSession", "blocking_sessions"]

@@ -58,8 +58,8 @@ def evictions_of(info: Mapping[str, str], now: float | None = None) -> Evictions
         info: The node's ``INFO``.
         now: The time by a monotonic clock; None: the present one.
     """
-    run, evicted = info.get("run_id"), protocol.number_of(info, "evicted_keys")
-    uptime = protocol.number_of(info, "uptime_in_seconds")
+    run, evicted = info.get("run_id"), protocol.telemetry.number_of(info, "evicted_keys")
+    uptime = protocol.telemetry.number_of(info, "uptime_in_seconds")
     if not run or evicted is None or uptime is None:
         return None
     at = time.monotonic() if now is None else now
@@ -80,8 +80,8 @@ def look_first(clients: Iterable[RingClient]) -> bool:
     """Look at the nodes of some clients; return whether a later look may find that one evicts keys."""
     has_evicted = False
     for client in clients:
-        for info in client.run(protocol.node_infos(client.context, client.indexes)):
+        for info in client.run(protocol.telemetry.node_infos(client.context, client.indexes)):
             if not isinstance(info, RingCacheError):
                 evictions_of(info)
-                has_evicted |= bool(protocol.number_of(info, "evicted_keys"))
+                has_evicted |= bool(protocol.telemetry.number_of(info, "evicted_keys"))
     return has_evicted

@@ -54,7 +54,7 @@ class KeyFigures:
     node_key: str
     owner: str
     slot: int
-    record: protocol.Inspected | None = None
+    record: protocol.telemetry.Inspected | None = None
     codec: str = ""
     age: str = ""
     tokens: list[str] = field(default_factory=list)
@@ -105,12 +105,12 @@ def key_figures(
 
 def _find(
     cache: RingCache, key: str, version: int | None
-) -> tuple[str, bytes, protocol.Inspected | RingCacheError]:
+) -> tuple[str, bytes, protocol.telemetry.Inspected | RingCacheError]:
     """Return what a text names: its key, the key on the nodes, and the record or the error of its node."""
-    first: tuple[str, bytes, protocol.Inspected | RingCacheError] | None = None
+    first: tuple[str, bytes, protocol.telemetry.Inspected | RingCacheError] | None = None
     for found_key, node_key in _possible_keys(cache, key, version):
         is_shard = not found_key and is_shard_name(key)
-        inspect = protocol.inspect_shard if is_shard else protocol.inspect
+        inspect = protocol.telemetry.inspect_shard if is_shard else protocol.telemetry.inspect
         try:
             record: Any = cache.client.run(inspect(cache.client.context, node_key))
         except RingCacheError as error:
@@ -142,7 +142,7 @@ def _codec_name(codec: int) -> str:
         return f"unknown codec {codec:#04x}"
 
 
-def _age(cache: RingCache, record: protocol.Inspected) -> str:
+def _age(cache: RingCache, record: protocol.telemetry.Inspected) -> str:
     """Return the age of a record, as text: its timeout minus what remains of it, for it holds no date."""
     options = cache.client.context.options
     timeouts = {"lease": options.lease_timeout, "quarantine": options.quarantine_timeout}
@@ -157,12 +157,12 @@ def _age(cache: RingCache, record: protocol.Inspected) -> str:
     return f"{duration(timeout - remaining)}, if it was stored with the alias' TIMEOUT of {timeout:g} s"
 
 
-def _tokens(record: protocol.Inspected) -> list[str]:
+def _tokens(record: protocol.telemetry.Inspected) -> list[str]:
     digits, tokens = 2 * TOKEN_BYTES, record.token or ""
     return [tokens[start : start + digits] for start in range(0, len(tokens), digits)]
 
 
-def _value(codec: Codec, key: bytes, record: protocol.Inspected) -> str | None:
+def _value(codec: Codec, key: bytes, record: protocol.telemetry.Inspected) -> str | None:
     if record.kind not in {Kind.INTEGER.name.lower(), "value", "stale"}:
         return None
     if record.codec in {CodecId.PICKLE, CodecId.SIGNED_PICKLE}:

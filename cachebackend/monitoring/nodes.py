@@ -103,7 +103,7 @@ class NodeFigures:
         """How many keys it holds, in all databases; None if that is not known."""
         databases = [value for name, value in self.info.items() if name.startswith("db") and "keys=" in value]
         numbers = [
-            protocol.number_of({"keys": value.partition("keys=")[2].partition(",")[0]}, "keys")
+            protocol.telemetry.number_of({"keys": value.partition("keys=")[2].partition(",")[0]}, "keys")
             for value in databases
         ]
         return None if None in numbers else sum(number or 0 for number in numbers)
@@ -146,7 +146,7 @@ class NodeFigures:
 
     def number(self, name: str) -> int | None:
         """Return the integer in a field of ``info``; None if it is missing or is not an integer."""
-        return protocol.number_of(self.info, name)
+        return protocol.telemetry.number_of(self.info, name)
 
 
 def node_figures(client: RingClient) -> list[NodeFigures]:
@@ -159,7 +159,7 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
     for index in indexes:
         client.nodes[index].probe_early()  # a person looks: the next look shows that it is back
     indexes = sorted(indexes, key=lambda index: index not in of_ring)
-    infos = client.run(protocol.node_infos(client.context, indexes))
+    infos = client.run(protocol.telemetry.node_infos(client.context, indexes))
     read_slots(client.clusters, infos, with_empty=True)
     shares = client.ring.shares()
     figures = [

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK, RateLimit
 from cachebackend.conf import has_write_behind
 from cachebackend.interrupts import raise_interrupt
@@ -98,7 +99,7 @@ def node_states(
 ) -> Iterator[State]:
     """Yield for each node how many processes do not use it, and which run of the server answers."""
     servers = _servers(client)
-    infos = client.run(protocol.node_infos(client.context, list(servers.values())))
+    infos = client.run(protocol.telemetry.node_infos(client.context, list(servers.values())))
     now = SYSTEM_CLOCK.now()
     for server, info in zip(servers, infos, strict=True):
         name = f"{server} of {alias!r}"
@@ -129,7 +130,7 @@ def cluster_states(alias: str, client: RingClient | QueueClient) -> Iterator[Sta
 
 def _start_text(name: str, info: Mapping[str, str]) -> str:
     """Return what happened to a node of which another run of a server answers."""
-    uptime = protocol.number_of(info, "uptime_in_seconds")
+    uptime = protocol.telemetry.number_of(info, "uptime_in_seconds")
     if uptime is None or uptime <= FAILOVER_UPTIME_SECONDS:
         return f"Node {name} was restarted."
     return f"Another server answers as node {name}, which has run for {duration(uptime)}: a failover."

@@ -69,7 +69,9 @@ def queue_node_figures() -> list[QueueNodeFigures]:
     client = monitoring_queue()
     figures = []
     servers = client.servers()
-    infos = client.run(protocol.node_infos(client.context, [index for index, *_ in servers.values()]))
+    infos = client.run(
+        protocol.telemetry.node_infos(client.context, [index for index, *_ in servers.values()])
+    )
     read_slots([] if client.cluster is None else [client.cluster], infos)
     for (name, indexes), info in zip(servers.items(), infos, strict=True):
         parts = [] if client.cluster is None else [client.nodes[index].name for index in indexes]

@@ -13,7 +13,7 @@ from typing import TypeVar
 from django.db import Error, router
 
 from cachebackend import protocol, writebehind
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.conf import DRAIN_QUEUE, write_behind_options
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -24,7 +24,7 @@ from cachebackend.monitoring.processes import ProcessFigures, process_figures
 from cachebackend.monitoring.queue_nodes import queue_node_figures
 from cachebackend.monitoring.workers import cause_of_absence
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.telemetry.heartbeat import last_runs
 from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.checkpoints import Mismatch
@@ -169,7 +169,7 @@ def find_reasons(
         if any(each.parked or _waits(each, age / 2) for each in statuses)
         else {},
         versions=_read(partial(_versions, late), {}) if late else {},
-        requested=_read(lambda: client.run(protocol.pending_requests(client.context, late)), set()),
+        requested=_read(lambda: client.run(protocol.queue.pending_requests(client.context, late)), set()),
         last_tick=_read(lambda: last_runs().get("tick", 0.0), None),
         processes=processes or (process_figures() if late else ProcessFigures()),
         databases=databases_of(late),
@@ -299,7 +299,7 @@ def summaries(reasons: Iterable[Reason]) -> list[str]:
 
 def _closed(client: QueueClient) -> list[Partition]:
     """Return the partitions whose owner has a negative number of partitions."""
-    counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
+    counts = client.run(protocol.queue.partition_counts(client.context, client.context.nodes))
     closed = {node for node, count in counts.items() if count < 0}
     if not closed:
         return []
@@ -321,7 +321,7 @@ def databases_of(partitions: Iterable[Partition]) -> dict[Partition, str]:
 def _versions(partitions: Sequence[Partition]) -> dict[Partition, str]:
     client = monitoring_queue()
     faults: dict[Partition, str] = {}
-    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+    for partition, queues in client.run(protocol.queue.queue_states(client.context, partitions)).items():
         model = model_named(partition.label)
         for state in queues.values():
             if isinstance(state, QueueState) and model is not None:

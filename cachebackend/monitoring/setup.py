@@ -65,7 +65,7 @@ def differences(client: RingClient, infos: Sequence[dict[str, str] | RingCacheEr
 def _replica_infos(client: RingClient) -> Iterator[tuple[str, dict[str, str] | RingCacheError]]:
     """Yield the name and the ``INFO`` of each replica of the cluster, if the ring is one."""
     for node in _replica_nodes(client):
-        [info] = drive(protocol.node_infos(client.context, [0]), [node])
+        [info] = drive(protocol.telemetry.node_infos(client.context, [0]), [node])
         node.close()
         yield node.name, info
 
@@ -109,7 +109,7 @@ def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> 
         client: Its client.
         with_errors: Whether a node that does not answer has a sentence too.
     """
-    infos = client.run(protocol.node_infos(client.context, client.indexes))
+    infos = client.run(protocol.telemetry.node_infos(client.context, client.indexes))
     named = [(client.nodes[index].name, info) for index, info in zip(client.indexes, infos, strict=True)]
     answers = {name: info for name, info in named if not isinstance(info, RingCacheError)}
     faults = [f"{alias}: {error}" for _, error in named if with_errors and isinstance(error, RingCacheError)]
@@ -169,12 +169,12 @@ def _file_faults(name: str, info: Mapping[str, str]) -> Iterator[str]:
     replicates = info.get("connected_slaves", "0") != "0" or info.get("second_repl_offset", "-1") != "-1"
     if replicates or info.get("role") != "master":
         return
-    if protocol.number_of(info, "rdb_last_load_keys_loaded"):
+    if protocol.telemetry.number_of(info, "rdb_last_load_keys_loaded"):
         yield (
             f"node {name!r} has started with the keys of a file, and may serve what was deleted since: clear "
             'it; set save to "" and appendonly to no, and remove the file'
         )
-    elif protocol.number_of(info, "rdb_saves"):
+    elif protocol.telemetry.number_of(info, "rdb_saves"):
         yield (
             f"node {name!r} saves its keys to a file: after a restart it would serve what was deleted since; "
             'set save to ""'
@@ -186,7 +186,7 @@ def _clock_faults(infos: Mapping[str, Mapping[str, str]], now: float) -> Iterato
 
     If no node agrees with this process, it is the clock of the process that is wrong, which is another fault.
     """
-    times = {name: protocol.number_of(info, "server_time_usec") for name, info in infos.items()}
+    times = {name: protocol.telemetry.number_of(info, "server_time_usec") for name, info in infos.items()}
     ahead = {name: time / 1e6 - now for name, time in times.items() if time is not None}
     is_right = any(abs(seconds) <= MAX_CLOCK_SKEW_SECONDS for seconds in ahead.values())
     usual = 0.0 if is_right or not ahead else median_low(ahead.values())

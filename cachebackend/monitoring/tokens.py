@@ -49,11 +49,13 @@ class ShapeFigures(NamedTuple):
     token: str
 
 
-def tokens_of_value(client: RingClient, record: protocol.Inspected) -> list[TokenFigures]:
+def tokens_of_value(client: RingClient, record: protocol.telemetry.Inspected) -> list[TokenFigures]:
     """Return what a value depends on: tags first."""
     shapes = {name: found for name in record.tags if (found := shard_and_shape(name)) is not None}
     tags = [name for name in record.tags if name not in shapes]
-    of_tags, of_shapes = client.run(protocol.stored_tokens(client.context, tags, list(shapes.values())))
+    of_tags, of_shapes = client.run(
+        protocol.telemetry.stored_tokens(client.context, tags, list(shapes.values()))
+    )
     figures = [
         TokenFigures(_text(tag), "", record.tags[tag].hex(), None if now is None else now[1:].hex())
         for tag, now in zip(tags, of_tags, strict=True)
@@ -66,7 +68,7 @@ def tokens_of_value(client: RingClient, record: protocol.Inspected) -> list[Toke
     return figures
 
 
-def shapes_of_shard(shard: bytes, record: protocol.Inspected) -> list[ShapeFigures]:
+def shapes_of_shard(shard: bytes, record: protocol.telemetry.Inspected) -> list[ShapeFigures]:
     """Return the shapes in a shard, in the order of their texts."""
     return sorted(
         ShapeFigures(_shape_text(shard, shape, entry), entry[:TOKEN_BYTES].hex())

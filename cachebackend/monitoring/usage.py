@@ -124,7 +124,9 @@ def usage_figures(alias: str, samples: int = SAMPLES) -> UsageFigures:
     except RingCacheError as unread:
         error = str(unread)
     sizes = {
-        client.nodes[index].name: client.run(protocol.random_key_sizes(client.context, index, samples))
+        client.nodes[index].name: client.run(
+            protocol.telemetry.random_key_sizes(client.context, index, samples)
+        )
         for index in client.indexes
     }
     found = [
@@ -161,7 +163,7 @@ def _groups(sizes: Mapping[str, Mapping[bytes, int]]) -> list[GroupSize]:
 def _command_infos(client: RingClient) -> dict[str, dict[str, str] | RingCacheError]:
     """Return what each node reports of its commands, or its error."""
     indexes = client.indexes
-    infos = client.run(protocol.command_infos(client.context, indexes))
+    infos = client.run(protocol.telemetry.command_infos(client.context, indexes))
     return {client.nodes[index].name: info for index, info in zip(indexes, infos, strict=True)}
 
 

@@ -27,7 +27,9 @@ def record_run(task: str) -> None:
     try:
         cache = _first_cache()
         if cache is not None:
-            cache.client.run(protocol.record_run(cache.client.context, _key(cache), task, KEEP_SECONDS))
+            cache.client.run(
+                protocol.telemetry.record_run(cache.client.context, _key(cache), task, KEEP_SECONDS)
+            )
     except Exception as error:
         raise_interrupt(error)
         logger.exception("the run of the periodic task %s could not be recorded", task)
@@ -46,7 +48,7 @@ def last_runs() -> dict[str, float]:
     if cache is None:
         message = "no ring cache stores when the periodic tasks ran"
         raise RingCacheError(message)
-    ages = cache.client.run(protocol.read_run_ages(cache.client.context, _key(cache)))
+    ages = cache.client.run(protocol.telemetry.read_run_ages(cache.client.context, _key(cache)))
     if isinstance(ages, RingCacheError):
         raise ages
     now = time.time()

@@ -19,7 +19,8 @@ from typing import Any
 from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.test_prefix import queue_options
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.conf import has_write_behind, ring_aliases
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.interrupts import raise_interrupt
@@ -71,7 +72,11 @@ def report_this_process() -> None:
         report = _report()
         for alias, client in _clients():
             names = _names(client)
-            client.run(protocol.report_process(site_name(), alias, names, this_process.process_id(), report))
+            client.run(
+                protocol.telemetry.report_process(
+                    site_name(), alias, names, this_process.process_id(), report
+                )
+            )
     except Exception as error:
         raise_interrupt(error)
         logger.exception("this process could not report itself")
@@ -96,7 +101,9 @@ def withdraw_this_process() -> None:
     try:
         for alias, client in _clients():
             names = _names(client)
-            client.run(protocol.withdraw_process(site_name(), alias, names, this_process.process_id()))
+            client.run(
+                protocol.telemetry.withdraw_process(site_name(), alias, names, this_process.process_id())
+            )
     except Exception as error:
         raise_interrupt(error)
         logger.exception("this process could not remove its report")
@@ -112,7 +119,7 @@ def read_processes() -> Processes:
     reports: dict[str, tuple[bytes, float, float]] = {}
     for alias, client in _clients():
         own_names = _names(client)
-        found, stored = client.run(protocol.read_processes(site_name(), own_names))
+        found, stored = client.run(protocol.telemetry.read_processes(site_name(), own_names))
         seen: dict[str, float] = {}
         for (node, name), answer in zip(own_names.items(), found, strict=True):
             if isinstance(answer, RingCacheError):
@@ -162,7 +169,7 @@ def _names(client: RingClient | QueueClient) -> dict[int, str]:
     names for a shard, so all of them use one.
     """
     if client.cluster is not None:
-        return {client.ring.owner(protocol.processes_key(site_name())): "cluster"}
+        return {client.ring.owner(protocol.telemetry.processes_key(site_name())): "cluster"}
     return {index: node.name for index, node in enumerate(client.nodes)}
 
 

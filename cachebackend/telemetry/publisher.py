@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 from cachebackend import protocol
 from cachebackend.backend.aliases import ring_cache
 from cachebackend.backend.test_prefix import queue_options
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK, LogRateLimit, RateLimit
 from cachebackend.conf import has_write_behind, ring_aliases
 from cachebackend.counters import Counters, Counts, DrainCounts
@@ -101,7 +102,9 @@ class _Publication(Generic[C]):
         counts = self.counters.take_new(ledger)
         if not counts and not marks:
             return True
-        adding = protocol.add_counts(self.client.context, self._key(name), counts | marks, keep_seconds)
+        adding = protocol.telemetry.add_counts(
+            self.client.context, self._key(name), counts | marks, keep_seconds
+        )
         error = self.client.run(adding)
         if error is None:
             return True
@@ -124,7 +127,7 @@ class _Publication(Generic[C]):
         }
         over = {key for number, key in keys.items() if number < settled}
         stored = self.client.run(
-            protocol.read_counts(self.client.context, [*keys.values()], over, period.keep_seconds)
+            protocol.telemetry.read_counts(self.client.context, [*keys.values()], over, period.keep_seconds)
         )
         return {number: self._read(each) for number, each in zip(keys, stored, strict=True)}
 
@@ -138,14 +141,14 @@ class _Publication(Generic[C]):
         if not numbers:
             return set()
         keys = [self._key(period.key(number)) for number in numbers]
-        stored = self.client.run(protocol.read_counts(self.client.context, keys))
+        stored = self.client.run(protocol.telemetry.read_counts(self.client.context, keys))
         return {
             number
             for number, each in zip(numbers, stored, strict=True)
             if isinstance(each, RingCacheError) or not each.counts
         }
 
-    def _read(self, stored: protocol.StoredCounts | RingCacheError) -> C | None:
+    def _read(self, stored: protocol.telemetry.StoredCounts | RingCacheError) -> C | None:
         """Return the counts of a step; nothing on one node says nothing, if the other one is away."""
         if isinstance(stored, RingCacheError) or (stored.missing and not stored.counts):
             return None

@@ -47,7 +47,9 @@ def publish_query_counts(alias: str) -> None:
     hot = [_hot_key_count(key, count) for key, count in samples.take_hot().items()]
     if hot:  # counts that are refused are lost: the next samples are as good
         key = _key(cache, alias, f"{_HOT}-{_hour()}")
-        cache.client.run(protocol.add_form_counts(cache.client.context, key, hot, KEEP_HOUR_SECONDS))
+        cache.client.run(
+            protocol.telemetry.add_form_counts(cache.client.context, key, hot, KEEP_HOUR_SECONDS)
+        )
 
 
 def _publish(
@@ -61,15 +63,15 @@ def _publish(
     for name, count in new.items():
         form_id, _, counter = name.partition(".")
         form = known_form(form_id)
-        counts.append(protocol.FormCount(form.id, form.kind, form.description, counter, count))
-    error = client.run(protocol.add_form_counts(client.context, key, counts, keep_seconds))
+        counts.append(protocol.telemetry.FormCount(form.id, form.kind, form.description, counter, count))
+    error = client.run(protocol.telemetry.add_form_counts(client.context, key, counts, keep_seconds))
     if error is not None:  # the counts of the alias, which are refused as well, are what logs it
         counters.put_back(ledger, new)
 
 
-def _hot_key_count(key: bytes, gets: int) -> protocol.FormCount:
+def _hot_key_count(key: bytes, gets: int) -> protocol.telemetry.FormCount:
     form = blake2b(key, digest_size=8).hexdigest()
-    return protocol.FormCount(form, _HOT, key.decode(errors="backslashreplace"), "gets", gets)
+    return protocol.telemetry.FormCount(form, _HOT, key.decode(errors="backslashreplace"), "gets", gets)
 
 
 def hottest_keys(alias: str, hours: int) -> dict[str, int]:
@@ -81,7 +83,7 @@ def hottest_keys(alias: str, hours: int) -> dict[str, int]:
     cache = ring_cache(alias)
     keys = [_key(cache, alias, f"{_HOT}-{hour}") for hour in range(_hour() - hours + 1, _hour() + 1)]
     gets: Counter[str] = Counter()
-    for stored in cache.client.run(protocol.read_form_counts(cache.client.context, keys)):
+    for stored in cache.client.run(protocol.telemetry.read_form_counts(cache.client.context, keys)):
         if isinstance(stored, RingCacheError):
             raise stored
         for form, text in stored.descriptions.items():
@@ -97,7 +99,7 @@ def hourly_query_counts(alias: str, hours: int) -> CountedForms:
     """
     cache = ring_cache(alias)
     keys = [_hour_key(cache, alias, hour) for hour in range(_hour() - hours + 1, _hour() + 1)]
-    return _sum(cache.client.run(protocol.read_form_counts(cache.client.context, keys)))
+    return _sum(cache.client.run(protocol.telemetry.read_form_counts(cache.client.context, keys)))
 
 
 def total_query_counts(alias: str) -> CountedForms:
@@ -108,10 +110,10 @@ def total_query_counts(alias: str) -> CountedForms:
     """
     cache = ring_cache(alias)
     copies = read_copies(cache.client, _week_key(cache, alias), KEEP_WEEK_SECONDS)
-    return _sum([protocol.forms_of(copies)])
+    return _sum([protocol.telemetry.forms_of(copies)])
 
 
-def _sum(stored: Iterable[protocol.StoredForms | RingCacheError]) -> CountedForms:
+def _sum(stored: Iterable[protocol.telemetry.StoredForms | RingCacheError]) -> CountedForms:
     total: CountedForms = {}
     for each in stored:
         if isinstance(each, RingCacheError):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.counters import CountGroup
 from cachebackend.effects import Reply
 from cachebackend.errors import RingCacheError
-from cachebackend.protocol import Lags
+from cachebackend.protocol.telemetry import Lags
 
 __all__ = ["Total", "read_copies", "read_counts"]
 
@@ -42,7 +43,7 @@ def read_copies(client: RingClient | QueueClient, key: bytes, keep_seconds: int)
         keep_seconds: Seconds for which a copy that is raised is kept.
     """
     replies, _lags[key] = client.run(
-        protocol.read_total(client.context, key, _lags.get(key, {}), keep_seconds)
+        protocol.telemetry.read_total(client.context, key, _lags.get(key, {}), keep_seconds)
     )
     return replies
 
@@ -54,8 +55,8 @@ def read_counts(client: RingClient | QueueClient, key: bytes, keep_seconds: int,
         RingCacheError: No node that stores it answered.
     """
     replies = read_copies(client, key, keep_seconds)
-    nodes = protocol.nodes_of(client.context, key)
-    stored = protocol.stored_counts(dict(zip(nodes, replies, strict=True)))
+    nodes = protocol.telemetry.nodes_of(client.context, key)
+    stored = protocol.telemetry.stored_counts(dict(zip(nodes, replies, strict=True)))
     if isinstance(stored, RingCacheError):
         raise stored
     counts, missing = stored

@@ -113,7 +113,7 @@ def _assert_invalidated(marks: Sequence[_Mark], value: str) -> None:
     faults: dict[str, list[str]] = {}
     for mark in marks:
         client = mark.cache.client
-        record = client.run(protocol.inspect(client.context, mark.key)).record
+        record = client.run(protocol.telemetry.inspect(client.context, mark.key)).record
         if record == client.context.codec.encode(value, mark.key):
             faults.setdefault("not invalidated", []).append(mark.description)
         elif record and not mark.is_refilled:

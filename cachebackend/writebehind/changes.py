@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from cachebackend.errors import WriteBehindDamagedError, WriteBehindRefusedError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.properties import cached_property
-from cachebackend.protocol import Change, Partition, RowWrite
+from cachebackend.protocol.queue import Change, Partition, RowWrite
 from cachebackend.protocol.queue.encodings import DEFAULT_DATABASE, entry_of_database
 from cachebackend.writebehind.encoding import clean_value, encoding_of
 from cachebackend.writebehind.engines import engine_fault

@@ -9,7 +9,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.remembered_queries import Parameter, RememberedQuery, RememberedUpdate
 

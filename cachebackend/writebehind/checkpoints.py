@@ -10,7 +10,7 @@ from typing import NamedTuple
 from django.db import models, router
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import (
     NodeUnavailableError,
     RingCacheError,
@@ -20,9 +20,9 @@ from cachebackend.errors import (
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, Pending, QueueState
+from cachebackend.protocol.queue import Partition, Pending, QueueState
 from cachebackend.protocol.queue.encodings import Encodings
-from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.protocol.queue.sealing import Sealed
 from cachebackend.writebehind.checkpoint_rows import lock_row
 from cachebackend.writebehind.queue import behind_models, model_named, model_of
 
@@ -90,7 +90,7 @@ class Queues:
     def __init__(self, client: QueueClient, partition: Partition) -> None:
         self._client = client
         self._partition = partition
-        self._states = client.run(protocol.queue_states(client.context, [partition], count_open=False))[
+        self._states = client.run(protocol.queue.queue_states(client.context, [partition], count_open=False))[
             partition
         ]
 
@@ -286,7 +286,7 @@ def _database_of(partition: Partition) -> str:
 
 def _require_empty(client: QueueClient, partition: Partition, unread: Collection[str]) -> None:
     """Raise unless some queues of a partition are on nodes that readers do not read, and are empty."""
-    states = client.run(protocol.queue_states(client.context, [partition]))[partition]
+    states = client.run(protocol.queue.queue_states(client.context, [partition]))[partition]
     for error in states.values():
         if isinstance(error, RingCacheError):
             raise error

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import models
 
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.protocol.queue.pending import PendingFields
+from cachebackend.protocol.queue.pending_writes import PendingFields
 from cachebackend.writebehind.batch import BatchRow, read_batch, rows_of
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.conversion import decode_change, split_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cachebackend import protocol
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.queue import project_queue
 
 __all__ = ["begin_drain", "request_drains"]
@@ -17,10 +17,10 @@ def request_drains(partitions: Sequence[Partition]) -> list[Partition]:
     A request is pending until ``begin_drain``, so a slow worker gets one task for each partition.
     """
     client = project_queue()
-    return client.run(protocol.request_drains(client.context, partitions))
+    return client.run(protocol.queue.request_drains(client.context, partitions))
 
 
 def begin_drain(partition: Partition) -> None:
     """Record that the requested drain of a partition begins; later writes need another request."""
     client = project_queue()
-    client.run(protocol.begin_drain(client.context, partition))
+    client.run(protocol.queue.begin_drain(client.context, partition))

@@ -26,9 +26,9 @@ from cachebackend.errors import WriteBehindDamagedError, WriteBehindStoppedError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.invalidation import invalidate_rows
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.protocol.queue.encodings import Encodings
-from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.protocol.queue.sealing import Sealed
 from cachebackend.tracing import span
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.backoff import database_backoff, is_unreachable
@@ -197,10 +197,10 @@ class _Drain:
     def store_error(self, error: Exception) -> None:
         """Store why the drain failed, for the status; a node that does not answer is seen there anyway."""
         text = str(error).partition("\n")[0][:MAX_ERROR] or type(error).__name__
-        self._client.run(protocol.fail(self._context, self._partition, text))
+        self._client.run(protocol.queue.fail(self._context, self._partition, text))
 
     def _close(self, state: QueueState, numbers: range, seal: str) -> bool:
-        return self._client.run(protocol.close(self._context, state, self._partition, numbers, seal))
+        return self._client.run(protocol.queue.close(self._context, state, self._partition, numbers, seal))
 
     def _drain_next(self, state: QueueState, queues: Queues) -> int | None:
         """Drain the batch after the checkpoint in its own transaction; retry if others break it off.
@@ -262,7 +262,7 @@ class _Drain:
         self, state: QueueState, checkpoint: WriteBehindCheckpoint, number: int
     ) -> tuple[dict[bytes, bytes], Sealed] | None:
         """Return the batch's fields, once its seal is on disk, and the queue; None if there is no batch."""
-        sealed = self._client.run(protocol.seal(self._context, state, self._partition, number))
+        sealed = self._client.run(protocol.queue.seal(self._context, state, self._partition, number))
         require_match(checkpoint, sealed)
         if sealed.done < checkpoint.batch:
             self._close(state, range(sealed.done + 1, number), checkpoint.seal)
@@ -271,8 +271,8 @@ class _Drain:
         if self._client.options.has_safe_seals and sealed.synced < number:
             seals = {self._partition: sealed.open_batch - 1}
             syncing = syncing_queue()
-            syncing.run(protocol.sync(syncing.context, state.node, seals))
-        batch = self._client.run(protocol.contents(self._context, state.node, self._partition, number))
+            syncing.run(protocol.queue.sync(syncing.context, state.node, seals))
+        batch = self._client.run(protocol.queue.contents(self._context, state.node, self._partition, number))
         if not batch:
             message = (
                 f"batch {number} of {self._partition} is sealed but missing: {Mismatch.BATCH_IS_MISSING}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import ConfigurationError, RingCacheError
 from cachebackend.protocol.rounds import Cursor
 from cachebackend.writebehind.queue import project_queue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.effects import Operation
 from cachebackend.errors import (
     RingCacheError,
@@ -13,7 +13,7 @@ from cachebackend.errors import (
     WriteBehindMovedError,
     WriteBehindRefusedError,
 )
-from cachebackend.protocol import Folded, Partition, RowWrite
+from cachebackend.protocol.queue import Folded, Partition, RowWrite
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.queue import project_queue
 
@@ -54,7 +54,7 @@ def _fold(rows: Rows, client: QueueClient, writes: Sequence[RowWrite]) -> Operat
         if not moved:
             break
         try:
-            yield from protocol.share_partition_count(client.context)
+            yield from protocol.queue.share_partition_count(client.context)
         except RingCacheError as error:  # the nodes have different numbers: none is followed
             return errors | dict.fromkeys(moved, error)
         errors = {row: error for row, error in errors.items() if row not in moved}
@@ -72,7 +72,7 @@ def _fold_once(
     errors: dict[bytes, Exception] = {}
     while groups:
         calls = [(partition, members[:_ROWS_A_CALL]) for partition, members in groups.items()]
-        results = yield from protocol.fold(client.context, calls)
+        results = yield from protocol.queue.fold(client.context, calls)
         for (_, members), folded in zip(calls, results, strict=True):
             errors.update(_settled(rows, client, members, folded))
         groups = {p: left for p, members in groups.items() if (left := members[_ROWS_A_CALL:])}
@@ -83,7 +83,7 @@ def _settled(
     rows: Rows, client: QueueClient, writes: Sequence[RowWrite], folded: Folded
 ) -> dict[bytes, Exception]:
     """Count the writes that the node took; return the error of each row that was not queued."""
-    accepted = folded.codes.count(protocol.OK)
+    accepted = folded.codes.count(protocol.queue.OK)
     if accepted:
         client.counters.cell.accepted += accepted
     if folded.error is None and accepted == len(writes):
@@ -92,7 +92,7 @@ def _settled(
     errors = {
         write.row: _error(rows, code)
         for write, code in zip(answered, folded.codes, strict=True)
-        if code != protocol.OK
+        if code != protocol.queue.OK
     }
     if folded.error is not None:
         errors |= dict.fromkeys((write.row for write in unanswered), folded.error)

@@ -13,7 +13,7 @@ from datetime import datetime
 from django.db import connections
 
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.sessions import Blocker, blockers_of, is_stuck
 
 __all__ = ["LockHolder", "lock_holders"]

@@ -10,7 +10,7 @@ from django.db import models, router
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.protocol.queue.pending import PendingFields
+from cachebackend.protocol.queue.pending_writes import PendingFields
 from cachebackend.writebehind.changes import MARKER, Rows, split_field
 from cachebackend.writebehind.conversion import convert, decode_change
 from cachebackend.writebehind.encoding import Encoding, encoding_of

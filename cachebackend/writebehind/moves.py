@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import RingCacheError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import stored_checkpoints
 from cachebackend.writebehind.node_faults import faults_of_node
@@ -117,7 +117,7 @@ def _queues(
     The state of a queue is None if its node did not return it.
     """
     partitions = list(dict.fromkeys([*checkpoints, *configured_partitions(client)]))
-    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+    for partition, queues in client.run(protocol.queue.queue_states(client.context, partitions)).items():
         ended = {each.incarnation for each in checkpoints.get(partition, ()) if each.is_ended}
         owner = client.context.ring.owner(partition.name)
         for node, state in queues.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.conf import write_behind_options
 from cachebackend.drivers import drive
 from cachebackend.errors import RingCacheError
@@ -43,7 +43,7 @@ def _replica_faults(client: QueueClient) -> Iterator[str]:
     durability = write_behind_options().durability
     for node in [] if client.cluster is None else client.cluster.replica_nodes():
         try:
-            settings = drive(protocol.node_settings(client.context, 0, _SETTINGS), [node])
+            settings = drive(protocol.queue.node_settings(client.context, 0, _SETTINGS), [node])
         except RingCacheError:
             continue  # the faults of its primary say that it is not connected
         finally:
@@ -56,7 +56,7 @@ def _replica_faults(client: QueueClient) -> Iterator[str]:
 def _count_faults(client: QueueClient) -> Iterator[str]:
     """Yield that the nodes have different numbers of partitions: one of them was emptied, or is new."""
     try:
-        counts = client.run(protocol.partition_counts(client.context, client.context.nodes))
+        counts = client.run(protocol.queue.partition_counts(client.context, client.context.nodes))
     except RingCacheError as error:
         yield str(error)
         return
@@ -79,7 +79,7 @@ def faults_of_node(client: QueueClient, index: int) -> Iterator[str]:
     """Yield what is wrong with one queue node, as ``node_faults``."""
     name = client.server_name(index)
     try:
-        [info] = client.run(protocol.node_infos(client.context, [index]))
+        [info] = client.run(protocol.telemetry.node_infos(client.context, [index]))
         health = NodeHealth.of(checked(info))
         faults = [health.memory_fault, *health.disk_faults, *_settings_faults(client, index)]
     except RingCacheError as error:
@@ -95,13 +95,15 @@ def _settings_faults(client: QueueClient, index: int) -> Iterator[str]:
         RingCacheError: The node does not answer.
     """
     demanded = write_behind_options()  # the options of a client that only reads may be weaker
-    settings = client.run(protocol.node_settings(client.context, index, _SETTINGS))
+    settings = client.run(protocol.queue.node_settings(client.context, index, _SETTINGS))
     yield from _faults(settings, demanded.durability)
-    if demanded.durability != "memory" and (fault := client.run(protocol.sync_fault(client.context, index))):
+    if demanded.durability != "memory" and (
+        fault := client.run(protocol.queue.sync_fault(client.context, index))
+    ):
         yield fault
     if wanted := client.replicas_of(index):
-        [info] = client.run(protocol.node_infos(client.context, [index]))
-        connected = protocol.number_of(checked(info), "connected_slaves")
+        [info] = client.run(protocol.telemetry.node_infos(client.context, [index]))
+        connected = protocol.telemetry.number_of(checked(info), "connected_slaves")
         if connected is not None and connected < wanted:
             yield (
                 f"has {connected} replicas that are connected, and each write waits for {wanted} of them "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cachebackend.protocol import number_of
+from cachebackend.protocol.telemetry import number_of
 
 __all__ = ["NodeHealth"]
 

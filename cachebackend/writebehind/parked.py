@@ -24,7 +24,7 @@ from django.db.models.functions import Now
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.apply import Applied
 from cachebackend.writebehind.batch import BatchRow, RowGroup, decode_keys, group_rows, rows_of
 from cachebackend.writebehind.bisection import Bisection

@@ -11,7 +11,7 @@ from django.db.models import Func
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.models import ParkedWrite
 from cachebackend.protocol.queue.encodings import Encodings
-from cachebackend.protocol.queue.pending import PendingFields
+from cachebackend.protocol.queue.pending_writes import PendingFields
 from cachebackend.writebehind.changes import MARKER, SEPARATOR
 from cachebackend.writebehind.stored_writes import unpack_write
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindMovedError
 from cachebackend.writebehind.queue import project_queue
 
@@ -37,13 +37,13 @@ def change_partitions(count: int, drain: Callable[[], object]) -> int:
     """
     client = project_queue()
     context = client.context
-    found = client.run(protocol.partition_counts(context, context.nodes, complete=True))
+    found = client.run(protocol.queue.partition_counts(context, context.nodes, complete=True))
     usual = max(map(abs, found.values()), default=context.partitions)
     numbers = {node: abs(found.get(node, usual)) for node in context.nodes}
     _close(client, found, numbers)
     try:
         drain()
-        is_empty = client.run(protocol.are_empty(context))
+        is_empty = client.run(protocol.queue.are_empty(context))
     except BaseException as error:
         closed = _reopen(client, numbers)
         if closed and isinstance(error, RingCacheError):
@@ -89,7 +89,7 @@ def _reopen(client: QueueClient, numbers: Mapping[int, int]) -> str | None:
 
 
 def _exchange(client: QueueClient, counts: Mapping[int, tuple[int | None, int]]) -> _Exchanged:
-    return client.run(protocol.exchange_partition_counts(client.context, counts))
+    return client.run(protocol.queue.exchange_partition_counts(client.context, counts))
 
 
 def _require_set(client: QueueClient, exchanged: _Exchanged) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from django.db import models
 
-from cachebackend.protocol import RowWrite
+from cachebackend.protocol.queue import RowWrite
 from cachebackend.writebehind.changes import Rows
 
 __all__ = ["GivenWrite", "Pipeline"]

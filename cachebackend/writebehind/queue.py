@@ -8,10 +8,10 @@ from django.apps import apps
 from django.db import models
 
 from cachebackend.backend.test_prefix import queue_options
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import WriteBehindError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.protocol import Partition, partition_counts
+from cachebackend.protocol.queue import Partition, partition_counts
 from cachebackend.registry import queue_client
 
 __all__ = [

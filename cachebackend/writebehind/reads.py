@@ -33,8 +33,8 @@ from django.db import connections, models, router
 from cachebackend import protocol
 from cachebackend.effects import Operation
 from cachebackend.errors import NodeUnavailableError, WriteBehindError, WriteBehindStoppedError
-from cachebackend.protocol import Partition, Pending
-from cachebackend.protocol.queue.pending import PENDING_FIELDS, PendingFields
+from cachebackend.protocol.queue import Partition, Pending
+from cachebackend.protocol.queue.pending_writes import PENDING_FIELDS, PendingFields
 from cachebackend.writebehind.changes import Rows
 from cachebackend.writebehind.checkpoints import WAY_OUT, Mismatch, Position, require_readable
 from cachebackend.writebehind.merged_row import merged_row
@@ -173,7 +173,7 @@ def _read_queues(
     required = context.required_nodes(partition)
     for node in context.nodes_of(partition):
         try:
-            queue, count = yield from protocol.pending(context, node, partition, names)
+            queue, count = yield from protocol.queue.pending(context, node, partition, names)
         except NodeUnavailableError:
             if node in required:
                 raise
@@ -201,7 +201,7 @@ def _no_exact_answer(rows: Rows, keys: Iterable[bytes]) -> WriteBehindError:
     queue has deleted.
     """
     context = project_queue().context
-    counts = project_queue().run(protocol.partition_counts(context, context.nodes))
+    counts = project_queue().run(protocol.queue.partition_counts(context, context.nodes))
     if len({abs(count) for count in counts.values()}) > 1:
         return WriteBehindError(
             f"{rows.model.__name__}: the queue nodes have different numbers of partitions; "

@@ -16,7 +16,7 @@ from cachebackend.errors import WriteBehindError
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import ask_databases
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.drains import drain, drop
 from cachebackend.writebehind.queue import model_named

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from django.db import router, transaction
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import NodeUnavailableError, RingCacheError, WriteBehindError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.checkpoints import Mismatch, mismatch_of, stored_checkpoints
 from cachebackend.writebehind.queue import configured_partitions, model_named, model_of, project_queue
@@ -93,7 +93,7 @@ def find_faults(*, seal: bool = False) -> Answers[Fault]:
                 continue
             state = queues.get(incarnation)
             if seal and state is not None:
-                client.run(protocol.seal(client.context, state, partition, state.open_batch))
+                client.run(protocol.queue.seal(client.context, state, partition, state.open_batch))
                 state = _states(client, [partition])[partition][incarnation]
             batches = tuple(
                 number for number, size in _sealed_sizes(client, partition, state).items() if size
@@ -212,7 +212,7 @@ def _answered_states(
     """
     states: dict[Partition, dict[str, QueueState]] = {}
     unanswered: dict[str, NodeUnavailableError] = {}
-    for partition, queues in client.run(protocol.queue_states(client.context, partitions)).items():
+    for partition, queues in client.run(protocol.queue.queue_states(client.context, partitions)).items():
         states[partition] = {}
         for node, queue in queues.items():
             if isinstance(queue, NodeUnavailableError):
@@ -244,4 +244,4 @@ def _sealed_sizes(client: QueueClient, partition: Partition, state: QueueState |
     if state is None:
         return {}
     numbers = range(state.done + 1, state.open_batch)
-    return client.run(protocol.batch_sizes(client.context, state.node, partition, numbers))
+    return client.run(protocol.queue.batch_sizes(client.context, state.node, partition, numbers))

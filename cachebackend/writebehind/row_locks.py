@@ -17,7 +17,7 @@ from django.db.models.expressions import RawSQL
 
 from cachebackend.errors import WriteBehindDamagedError
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.batch import decode_keys
 from cachebackend.writebehind.encoding import encoding_of
 from cachebackend.writebehind.limits import limit_locks

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.telemetry import this_process
 from cachebackend.writebehind.backoff import database_backoff
 

@@ -18,11 +18,11 @@ from typing import NamedTuple
 from django.db import connections, router, transaction
 from django.utils import timezone
 
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import RingCacheError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
-from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.protocol.queue import Partition, QueueState
+from cachebackend.protocol.queue.sealing import Sealed
 from cachebackend.writebehind.checkpoints import Queues, mismatch_of
 from cachebackend.writebehind.engines import engine_fault
 from cachebackend.writebehind.queue import model_named

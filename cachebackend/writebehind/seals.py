@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from django.db import Error
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.effects import side_by_side
 from cachebackend.errors import RingCacheError
 from cachebackend.interrupts import raise_interrupt
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.backoff import database_backoff, is_unreachable
 from cachebackend.writebehind.moves import moved_partitions
@@ -41,7 +41,7 @@ def dirty_partitions() -> list[tuple[Partition, float]]:
 def find_dirty() -> Answers[tuple[Partition, float]]:
     """Return the partitions to drain, as ``dirty_partitions``, of the servers that answer."""
     client = project_queue()
-    dirty, unanswered = client.run(protocol.dirty(client.context))
+    dirty, unanswered = client.run(protocol.queue.dirty(client.context))
     moved = moved_partitions(client)
     names = {f"node {client.nodes[node].name!r}": error for node, error in unanswered.items()}
     now = SYSTEM_CLOCK.now()
@@ -62,7 +62,7 @@ def seal_dirty() -> list[Partition]:
         NodeUnavailableError: No queue node answered.
     """
     client = project_queue()
-    dirty, unanswered = client.run(protocol.dirty(client.context))
+    dirty, unanswered = client.run(protocol.queue.dirty(client.context))
     for error in unanswered.values():
         if len(unanswered) == len(client.context.nodes):
             raise error
@@ -71,13 +71,13 @@ def seal_dirty() -> list[Partition]:
     if not dirty or not client.options.has_safe_seals:
         return list(partitions)
     by_node: dict[int, dict[Partition, QueueState]] = {}
-    for partition, queues in client.run(protocol.queue_states(client.context, list(dirty))).items():
+    for partition, queues in client.run(protocol.queue.queue_states(client.context, list(dirty))).items():
         for node, state in queues.items():
             if isinstance(state, QueueState) and state.fields:
                 by_node.setdefault(node, {})[partition] = state
     syncing = syncing_queue()
     samples: list[Sample] = []
-    seals = [protocol.seal_many(syncing.context, states) for states in by_node.values()]
+    seals = [protocol.queue.seal_many(syncing.context, states) for states in by_node.values()]
     for states, sealed in zip(by_node.values(), syncing.run(side_by_side(seals)), strict=True):
         if isinstance(sealed, RingCacheError):
             logger.error("write-behind: %s; the writes queued there are not drained", sealed)

@@ -12,11 +12,11 @@ from django.db import connections, router
 from django.db.models import Count, Min
 
 from cachebackend import protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.invalidation.outbox import READ_TIMEOUT
 from cachebackend.invalidation.outbox_databases import Server, ask_databases, server_of
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition, QueueState
+from cachebackend.protocol.queue import Partition, QueueState
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.node_faults import named_error
 from cachebackend.writebehind.queue import (
@@ -147,9 +147,9 @@ def partition_statuses() -> list[PartitionStatus]:
     If a node or a database does not answer, its part is left out and ``error`` says why.
     """
     client = monitoring_queue()
-    dirty, _ = client.run(protocol.dirty(client.context))  # of models that are gone, too
+    dirty, _ = client.run(protocol.queue.dirty(client.context))  # of models that are gone, too
     partitions = list(dict.fromkeys([*configured_partitions(client), *dirty]))
-    states = client.run(protocol.queue_states(client.context, partitions))
+    states = client.run(protocol.queue.queue_states(client.context, partitions))
     ahead = _clocks_ahead(client)
     stored = _Stored.read()
     statuses = []
@@ -206,7 +206,7 @@ def _clocks_ahead(client: QueueClient) -> dict[int, float]:
     The times in queues are by the clocks of the processes that write. Most of these agree with the node's,
     so the age of a write is right even if the clock of this process is wrong.
     """
-    times = client.run(protocol.node_times(client.context, range(len(client.nodes))))
+    times = client.run(protocol.telemetry.node_times(client.context, range(len(client.nodes))))
     now = time.time()
     return {node: now - at if isinstance(at, float) and at else 0.0 for node, at in times.items()}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from django.db import models
 
-from cachebackend.protocol import QueueState
+from cachebackend.protocol.queue import QueueState
 from cachebackend.writebehind.conversion import described, find_encoding, split_code
 from cachebackend.writebehind.stored_columns import StoredColumn, is_declared_type, read_stored_columns
 

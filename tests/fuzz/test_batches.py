@@ -16,7 +16,7 @@ from django.urls import reverse
 from cachebackend import writebehind
 from cachebackend.errors import RingCacheError, WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.changes import MARKER, SEPARATOR
 from cachebackend.writebehind.expressions import KINDS
 from cachebackend.writebehind.queue import project_queue

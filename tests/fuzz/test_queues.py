@@ -13,7 +13,7 @@ from django.db.models.functions import Greatest
 from cachebackend import writebehind
 from cachebackend.errors import RingCacheError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue

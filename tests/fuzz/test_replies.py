@@ -17,10 +17,10 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache, protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import NodeUnavailableError, RingCacheError
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition, RowWrite
+from cachebackend.protocol.queue import Partition, RowWrite
 from cachebackend.protocol.queue.queue_state import QueueState
 from tests.fuzz.mutants import count
 from tests.fuzz.nonsense import any_reply, nonsense
@@ -59,10 +59,14 @@ OPERATIONS: dict[str, Callable[[RingCache], object]] = {
     "ttl": lambda cache: cache.ttl("k"),
     "has_key": lambda cache: cache.has_key("k"),
     "keys": lambda cache: cache.keys("*"),
-    "inspect": lambda cache: cache.client.run(protocol.inspect(cache.client.context, b"k")),
-    "node_infos": lambda cache: cache.client.run(protocol.node_infos(cache.client.context)),
-    "read_counts": lambda cache: cache.client.run(protocol.read_counts(cache.client.context, [b"c"])),
-    "read_run_ages": lambda cache: cache.client.run(protocol.read_run_ages(cache.client.context, b"c")),
+    "inspect": lambda cache: cache.client.run(protocol.telemetry.inspect(cache.client.context, b"k")),
+    "node_infos": lambda cache: cache.client.run(protocol.telemetry.node_infos(cache.client.context)),
+    "read_counts": lambda cache: cache.client.run(
+        protocol.telemetry.read_counts(cache.client.context, [b"c"])
+    ),
+    "read_run_ages": lambda cache: cache.client.run(
+        protocol.telemetry.read_run_ages(cache.client.context, b"c")
+    ),
     "quarantine": lambda cache: cache.client.run(
         protocol.quarantine(cache.client.context, [b"k"], bytes(16))
     ),
@@ -85,27 +89,29 @@ PARTITION, STATE = Partition("shop.meter", 0), QueueState(0, "ab", 3, 1, 5, None
 WRITE = RowWrite(b"u", b"1\0", [(b"1\0count\0", b"d", b"1")], [b"\0count\0i\0"])
 QUEUE_OPERATIONS: dict[str, Callable[[QueueClient], object]] = {
     "fold_one": lambda queue: queue.fold_one(PARTITION, WRITE),
-    "fold": lambda queue: queue.run(protocol.fold(queue.context, [(PARTITION, [WRITE, WRITE])])),
-    "dirty": lambda queue: queue.run(protocol.dirty(queue.context)),
-    "queue_states": lambda queue: queue.run(protocol.queue_states(queue.context, [PARTITION])),
-    "pending": lambda queue: queue.run(protocol.pending(queue.context, 0, PARTITION, [b"f", b"g"])),
-    "contents": lambda queue: queue.run(protocol.contents(queue.context, 0, PARTITION, 1)),
-    "batch_sizes": lambda queue: queue.run(protocol.batch_sizes(queue.context, 0, PARTITION, [1, 2])),
-    "seal": lambda queue: queue.run(protocol.seal(queue.context, STATE, PARTITION, 2)),
-    "seal_many": lambda queue: queue.run(protocol.seal_many(queue.context, {PARTITION: STATE})),
-    "sync": lambda queue: queue.run(protocol.sync(queue.context, 0, {PARTITION: 2})),
-    "sync_fault": lambda queue: queue.run(protocol.sync_fault(queue.context, 0)),
-    "close": lambda queue: queue.run(protocol.close(queue.context, STATE, PARTITION, range(2, 3), "aa")),
-    "node_settings": lambda queue: queue.run(protocol.node_settings(queue.context, 0, [b"appendonly"])),
-    "partition_counts": lambda queue: queue.run(protocol.partition_counts(queue.context, [0])),
-    "exchange_partition_counts": lambda queue: queue.run(
-        protocol.exchange_partition_counts(queue.context, {0: (None, 4)})
+    "fold": lambda queue: queue.run(protocol.queue.fold(queue.context, [(PARTITION, [WRITE, WRITE])])),
+    "dirty": lambda queue: queue.run(protocol.queue.dirty(queue.context)),
+    "queue_states": lambda queue: queue.run(protocol.queue.queue_states(queue.context, [PARTITION])),
+    "pending": lambda queue: queue.run(protocol.queue.pending(queue.context, 0, PARTITION, [b"f", b"g"])),
+    "contents": lambda queue: queue.run(protocol.queue.contents(queue.context, 0, PARTITION, 1)),
+    "batch_sizes": lambda queue: queue.run(protocol.queue.batch_sizes(queue.context, 0, PARTITION, [1, 2])),
+    "seal": lambda queue: queue.run(protocol.queue.seal(queue.context, STATE, PARTITION, 2)),
+    "seal_many": lambda queue: queue.run(protocol.queue.seal_many(queue.context, {PARTITION: STATE})),
+    "sync": lambda queue: queue.run(protocol.queue.sync(queue.context, 0, {PARTITION: 2})),
+    "sync_fault": lambda queue: queue.run(protocol.queue.sync_fault(queue.context, 0)),
+    "close": lambda queue: queue.run(
+        protocol.queue.close(queue.context, STATE, PARTITION, range(2, 3), "aa")
     ),
-    "share_partition_count": lambda queue: queue.run(protocol.share_partition_count(queue.context)),
-    "are_empty": lambda queue: queue.run(protocol.are_empty(queue.context)),
-    "request_drains": lambda queue: queue.run(protocol.request_drains(queue.context, [PARTITION])),
-    "begin_drain": lambda queue: queue.run(protocol.begin_drain(queue.context, PARTITION)),
-    "pending_requests": lambda queue: queue.run(protocol.pending_requests(queue.context, [PARTITION])),
+    "node_settings": lambda queue: queue.run(protocol.queue.node_settings(queue.context, 0, [b"appendonly"])),
+    "partition_counts": lambda queue: queue.run(protocol.queue.partition_counts(queue.context, [0])),
+    "exchange_partition_counts": lambda queue: queue.run(
+        protocol.queue.exchange_partition_counts(queue.context, {0: (None, 4)})
+    ),
+    "share_partition_count": lambda queue: queue.run(protocol.queue.share_partition_count(queue.context)),
+    "are_empty": lambda queue: queue.run(protocol.queue.are_empty(queue.context)),
+    "request_drains": lambda queue: queue.run(protocol.queue.request_drains(queue.context, [PARTITION])),
+    "begin_drain": lambda queue: queue.run(protocol.queue.begin_drain(queue.context, PARTITION)),
+    "pending_requests": lambda queue: queue.run(protocol.queue.pending_requests(queue.context, [PARTITION])),
 }
 
 

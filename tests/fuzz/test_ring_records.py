@@ -75,7 +75,7 @@ def seeds(cache: RingCache) -> list[bytes]:
             codec = Codec(name, compressor, 5, lambda: (b"another project's",))
             found += [codec.encode(value, b"") for value in ("a" * 50, {"a": [1, 2, 3]}, None, [1.5] * 40)]
     cache.get_or_set("made", lambda: [1, 2], 60, stale_for=30, tags=TAGS)
-    inspection = protocol.inspect(cache.client.context, cache.key_bytes("made"))
+    inspection = protocol.telemetry.inspect(cache.client.context, cache.key_bytes("made"))
     found.append(cache.client.run(inspection).record)
     found += [b"S" + record[1:] for record in found if record[:1] == b"V"]
     # The unsigned pickles several times, because these are the ones that must not be loaded

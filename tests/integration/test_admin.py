@@ -130,7 +130,7 @@ def test_a_worker_that_does_not_run_is_a_fault_with_its_time(
     assert message.format("relay and tick do") in client.get(url).content.decode()
     record_run("tick")
     then, key = time.time() - 300, heartbeat._key(ring_cache)
-    for node in protocol.nodes_of(ring_cache.client.context, key):
+    for node in protocol.telemetry.nodes_of(ring_cache.client.context, key):
         ring_cache.client.nodes[node].call((b"HSET", key, "tick", b"%d" % (then * 1000)))
     record_run("relay")
     page = client.get(url).content.decode()

@@ -707,7 +707,7 @@ def test_replicas_get_the_settings_of_the_primaries(cluster_services: Services, 
     client = client_of(cluster_services, eviction={"policy": "allkeys-lru"})
 
     def differing() -> list[Difference]:
-        return differences(client, client.run(protocol.node_infos(client.context, client.indexes)))
+        return differences(client, client.run(protocol.telemetry.node_infos(client.context, client.indexes)))
 
     with cluster_settings(cluster, maxmemory_policy="allkeys-lfu"):
         found = differing()
@@ -745,11 +745,11 @@ def test_each_primary_reports_its_keys_and_its_commands(client: RingClient) -> N
     sizes = [
         size
         for index in client.indexes
-        for size in client.run(protocol.random_key_sizes(client.context, index, 50)).values()
+        for size in client.run(protocol.telemetry.random_key_sizes(client.context, index, 50)).values()
     ]
     assert len(sizes) >= 3
     assert min(sizes) > 0
-    infos = client.run(protocol.command_infos(client.context, client.indexes))
+    infos = client.run(protocol.telemetry.command_infos(client.context, client.indexes))
     assert all("cmdstat_info" in info or "cmdstat_set" in info for info in infos if isinstance(info, dict))
     states = {state.subject: state.value for state in node_states("default", client, [])}
     assert list(states.values()).count("used") == 3

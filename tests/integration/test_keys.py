@@ -391,7 +391,7 @@ def test_tags_are_not_among_the_keys_of_callers(ring_cache: RingCache) -> None:
     assert (ring_cache.get("page"), ring_cache.get("tag:python")) == (None, "mine")
     ring_cache.clear()
     tag = ring_cache.tag_bytes("python")
-    assert not ring_cache.client.run(protocol.inspect(ring_cache.client.context, tag)).record
+    assert not ring_cache.client.run(protocol.telemetry.inspect(ring_cache.client.context, tag)).record
 
 
 @pytest.mark.parametrize("form", [int, str])

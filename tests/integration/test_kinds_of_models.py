@@ -419,9 +419,9 @@ def test_a_worker_that_closes_a_batch_late_does_not_hide_queued_writes() -> None
         [(partition, _)] = writebehind.dirty_partitions()
         writebehind.drain(partition)
     Meter.behind.update(meter.pk, count=F("count") + 1)
-    [state] = client.run(protocol.queue_states(client.context, [partition]))[partition].values()
-    assert isinstance(state, protocol.QueueState)
-    client.run(protocol.close(client.context, state, partition, range(1, 2), "late"))
+    [state] = client.run(protocol.queue.queue_states(client.context, [partition]))[partition].values()
+    assert isinstance(state, protocol.queue.QueueState)
+    client.run(protocol.queue.close(client.context, state, partition, range(1, 2), "late"))
     assert [dirty for dirty, _ in writebehind.dirty_partitions()] == [partition]
     drain_all()
     meter.refresh_from_db()

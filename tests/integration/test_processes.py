@@ -19,7 +19,7 @@ from django.test import Client, override_settings
 from cachebackend import RingCache, protocol, tasks
 from cachebackend.admin.page import _process_rows
 from cachebackend.monitoring import process_figures, versions, worker_figures
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.telemetry import processes, shutdown, this_process
 from cachebackend.telemetry.agreed_settings import site_name
 from cachebackend.telemetry.processes import read_processes, report_this_process, withdraw_this_process
@@ -333,7 +333,7 @@ def test_a_process_reports_at_once_that_a_node_is_away_and_back(
 
 def away(cache: RingCache) -> list[str] | None:
     """Return the nodes that this process does not use, as it has reported it; None: it has not."""
-    _, stored = cache.client.run(protocol.read_processes(site_name(), cache.client.indexes))
+    _, stored = cache.client.run(protocol.telemetry.read_processes(site_name(), cache.client.indexes))
     reported = stored.get(this_process.process_id())
     return None if reported is None else [view["node"] for view in json.loads(reported[0])["views"]]
 

@@ -17,7 +17,7 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.descriptions import describe_row
 from cachebackend.writebehind.parked import row_of
 from cachebackend.writebehind.queue import project_queue

@@ -13,10 +13,11 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachebackend import RingCache, protocol
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.errors import RingCacheError
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition, rounds
+from cachebackend.protocol import rounds
+from cachebackend.protocol.queue import Partition
 from tests.fuzz.test_replies import ASYNC_OPERATIONS, EXPECTED, OPERATIONS
 from tests.integration.fake_node import NIL, FakeNode, bulk
 
@@ -129,11 +130,11 @@ def page_of(cursor: Callable[[], bytes]) -> bytes:
 QUEUE_CALLS: dict[str, tuple[Callable[[list[bytes]], bytes], Callable[[QueueClient], object]]] = {
     "a batch that repeats its cursor": (
         lambda _: page_of(lambda: b"5"),
-        lambda queue: queue.run(protocol.contents(queue.context, 0, PARTITION, 1)),
+        lambda queue: queue.run(protocol.queue.contents(queue.context, 0, PARTITION, 1)),
     ),
     "a batch with a new cursor each time": (
         lambda _: page_of(lambda: b"%d" % next(_numbers)),
-        lambda queue: queue.run(protocol.contents(queue.context, 0, PARTITION, 1)),
+        lambda queue: queue.run(protocol.queue.contents(queue.context, 0, PARTITION, 1)),
     ),
     "a queue whose batches always move": (
         lambda command: (
@@ -141,7 +142,7 @@ QUEUE_CALLS: dict[str, tuple[Callable[[list[bytes]], bytes], Callable[[QueueClie
             if command[0] == b"GET"
             else b"*1\r\n*4\r\n" + bulk(b"abcd") + bulk(b"2") + bulk(b"1") + bulk(b"seal")
         ),
-        lambda queue: queue.run(protocol.pending(queue.context, 0, PARTITION, [b"f"])),
+        lambda queue: queue.run(protocol.queue.pending(queue.context, 0, PARTITION, [b"f"])),
     ),
 }
 

@@ -21,7 +21,7 @@ from cachebackend.errors import (
     WriteBehindRefusedError,
 )
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import drains
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.demo.models import Article
@@ -46,7 +46,7 @@ def views() -> dict[int, int]:
 
 def batch_of(partition: Partition, number: int) -> dict[bytes, bytes]:
     client = project_queue()
-    return client.run(protocol.contents(client.context, 0, partition, number))
+    return client.run(protocol.queue.contents(client.context, 0, partition, number))
 
 
 def test_increments_are_applied_exactly(articles: list[Article]) -> None:
@@ -168,7 +168,8 @@ def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
             connection.rollback()  # as Postgres does when the connection is lost
         raise Killed
 
-    owner = {"seal": protocol, "contents": protocol, "close": protocol, "_commit": BaseDatabaseWrapper}.get(
+    queue = protocol.queue
+    owner = {"seal": queue, "contents": queue, "close": queue, "_commit": BaseDatabaseWrapper}.get(
         step, drains
     )
     for _ in range(3):
@@ -214,7 +215,7 @@ def test_a_drained_batch_that_was_not_closed_is_deleted_and_not_applied_again(
     Article.behind.update(articles[0].pk, views=F("views") + 1)
     [(partition, _)] = writebehind.dirty_partitions()
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(protocol, "close", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(protocol.queue, "close", lambda *_: (_ for _ in ()).throw(Killed))
         writebehind.drain(partition)
     assert batch_of(partition, 1) != {}
     writebehind.drain(partition)

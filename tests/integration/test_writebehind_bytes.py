@@ -10,7 +10,7 @@ from django.db.models.functions import Greatest, Least
 
 from cachebackend import writebehind
 from cachebackend.errors import WriteBehindFullError, WriteBehindPartialError, WriteBehindRefusedError
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.queue import project_queue
 from tests.integration.write_behind import command, drain_all, one_partition
 from tests.shop.models import Meter

@@ -19,7 +19,7 @@ from cachebackend import writebehind
 from cachebackend.errors import WriteBehindDatabaseError
 from cachebackend.models import OutboxRow, ParkedWrite, WriteBehindCheckpoint
 from cachebackend.monitoring.queues import queue_figures
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.queue import project_queue
 from tests.asking_threads import close_connections
 from tests.integration.test_writebehind_removed import GONE, queue_as_gone

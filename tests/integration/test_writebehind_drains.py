@@ -25,8 +25,8 @@ from cachebackend.errors import (
     WriteBehindUnknownError,
 )
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import Folded, Partition
-from cachebackend.protocol.queue import fold as fold_module
+from cachebackend.protocol.queue import Folded, Partition
+from cachebackend.protocol.queue import folding as fold_module
 from cachebackend.writebehind import apply, bisection, drains, seals
 from cachebackend.writebehind.backoff import Backoff
 from cachebackend.writebehind.queue import project_queue
@@ -61,9 +61,9 @@ def tick() -> list[writebehind.Drained]:
 
 def seal_open_batch() -> None:
     client = project_queue()
-    [state] = client.run(protocol.queue_states(client.context, [PARTITION]))[PARTITION].values()
-    assert isinstance(state, protocol.QueueState)
-    client.run(protocol.seal(client.context, state, PARTITION, state.open_batch))
+    [state] = client.run(protocol.queue.queue_states(client.context, [PARTITION]))[PARTITION].values()
+    assert isinstance(state, protocol.queue.QueueState)
+    client.run(protocol.queue.seal(client.context, state, PARTITION, state.open_batch))
 
 
 def meta() -> dict[bytes, bytes]:
@@ -210,13 +210,13 @@ def test_a_late_close_leaves_another_queue_alone(meter: Meter) -> None:
     client = project_queue()
     with one_partition(durability="memory"):
         add_one(meter)
-        [old] = client.run(protocol.queue_states(client.context, [PARTITION]))[PARTITION].values()
-        assert isinstance(old, protocol.QueueState)
+        [old] = client.run(protocol.queue.queue_states(client.context, [PARTITION]))[PARTITION].values()
+        assert isinstance(old, protocol.queue.QueueState)
         client.nodes[0].call((b"FLUSHALL",))
         add_one(meter)
-        assert client.run(protocol.close(client.context, old, PARTITION, range(1, 2), "")) is False
+        assert client.run(protocol.queue.close(client.context, old, PARTITION, range(1, 2), "")) is False
         with pytest.raises(WriteBehindError, match="was emptied while it was drained"):
-            client.run(protocol.seal(client.context, old, PARTITION, 1))
+            client.run(protocol.queue.seal(client.context, old, PARTITION, 1))
         drain_all()
     assert count_of(meter) == 1
 
@@ -225,12 +225,12 @@ def test_a_late_close_leaves_no_drained_partition_dirty(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker waits before it closes its batch; another one drains the next batch meanwhile."""
-    close = protocol.close
+    close = protocol.queue.close
     late: list[Any] = []
     with one_partition():
         add_one(meter)
         with monkeypatch.context() as patch:
-            patch.setattr(protocol, "close", lambda *arguments: iter(late.append(arguments) or ()))
+            patch.setattr(protocol.queue, "close", lambda *arguments: iter(late.append(arguments) or ()))
             writebehind.drain(PARTITION)
         add_one(meter)
         writebehind.drain(PARTITION)
@@ -299,7 +299,9 @@ def test_the_task_does_not_wait_for_the_seal_of_a_batch_that_was_open_when_it_be
         [partition] = writebehind.seal_dirty()
         add_one(meter)
         with monkeypatch.context() as patch:
-            patch.setattr(protocol, "sync", lambda *_: pytest.fail("the drain waits for the node's disk"))
+            patch.setattr(
+                protocol.queue, "sync", lambda *_: pytest.fail("the drain waits for the node's disk")
+            )
             tasks.drain(partition.label, partition.number)
         assert count_of(meter) == 1
         tick()

@@ -114,18 +114,20 @@ class Fleet:
             if name == "drain":
                 writebehind.drain(partition, max_batches=1)
             elif name == "seal":
-                [state] = client.run(protocol.queue_states(client.context, [partition]))[partition].values()
-                assert isinstance(state, protocol.QueueState)
-                client.run(protocol.seal(client.context, state, partition, state.open_batch))
+                [state] = client.run(protocol.queue.queue_states(client.context, [partition]))[
+                    partition
+                ].values()
+                assert isinstance(state, protocol.queue.QueueState)
+                client.run(protocol.queue.seal(client.context, state, partition, state.open_batch))
             else:
-                close = protocol.close
-                protocol.close = die  # type: ignore[assignment]
+                close = protocol.queue.close
+                protocol.queue.close = die  # type: ignore[assignment]
                 try:
                     writebehind.drain(partition)
                 except KeyboardInterrupt:
                     pass
                 finally:
-                    protocol.close = close
+                    protocol.queue.close = close
 
     def expected(self) -> dict[uuid.UUID, Row]:
         return {self.keys[number]: row for number, row in self.rows.items()}

@@ -9,7 +9,7 @@ from django.test import override_settings
 
 from cachebackend import protocol, writebehind
 from cachebackend.errors import NodeUnavailableError
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.testing import drain_now, empty_queue
 from cachebackend.writebehind.queue import project_queue
 from tests.integration import test_writebehind_moves
@@ -105,7 +105,7 @@ def test_a_queue_that_is_not_ended_is_waited_for_on_any_node(
         add_one(meters)
         drain_all()
     with on(urls, "a"):
-        project_queue().run(protocol.share_partition_count(project_queue().context))
+        project_queue().run(protocol.queue.share_partition_count(project_queue().context))
     with on(urls | {"b": "redis://127.0.0.1:1/0?name=queue-new"}, "a", retiring="ab"):
         add_one(owned["a"])
         with pytest.raises(NodeUnavailableError, match="queue-new"):

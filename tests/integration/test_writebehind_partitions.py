@@ -15,7 +15,7 @@ from django.test import override_settings
 from cachebackend import protocol, writebehind
 from cachebackend.errors import NodeUnavailableError, WriteBehindError, WriteBehindMovedError
 from cachebackend.monitoring import queue_figures
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import partitions, reads
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -144,7 +144,7 @@ def test_a_write_that_arrives_after_the_change_is_in_its_partition(meters: list[
         ]
         assert command("partitions", str(count)) == {"partitions": count}
         count_all(meters)
-        folded = [client.run(protocol.fold(client.context, [write]))[0] for write in late]
+        folded = [client.run(protocol.queue.fold(client.context, [write]))[0] for write in late]
         taken = [each.error is None for each in folded]
         assert all(isinstance(each.error, WriteBehindMovedError | None) for each in folded)
         assert taken == [old == new for old, new in zip(queued_in(4), queued_in(count), strict=True)]

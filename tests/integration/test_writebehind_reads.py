@@ -13,7 +13,7 @@ from django.db.models.functions import Greatest
 from cachebackend import uuid7
 from cachebackend.effects import Send
 from cachebackend.errors import WriteBehindError, WriteBehindRefusedError
-from cachebackend.protocol.queue import pending as pending_module
+from cachebackend.protocol.queue import pending_writes as pending_module
 from tests.integration.write_behind import drain_all, one_partition
 from tests.shop.models import Meter
 
@@ -36,8 +36,8 @@ def test_a_read_is_exact_at_every_step_of_a_drain(
     from cachebackend.writebehind import drains
 
     seen = []
-    owner = protocol if moment in {"seal", "contents", "close"} else drains
-    real = getattr(owner, moment, None)
+    owner = protocol.queue if moment in {"seal", "contents", "close"} else drains
+    real = None if moment == "after" else getattr(owner, moment)
 
     def look(*arguments: Any) -> Any:
         seen.append(read_elsewhere(meter.pk))
@@ -112,7 +112,7 @@ def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -
     from cachebackend.writebehind import reads
 
     rows = Meter.objects.bulk_create([Meter() for _ in range(9)])
-    pending, writes = protocol.pending, iter(range(2, 100))
+    pending, writes = protocol.queue.pending, iter(range(2, 100))
 
     def write() -> None:
         number = next(writes)
@@ -135,7 +135,7 @@ def test_a_row_of_many_is_read_at_one_instant(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(module, "PENDING_FIELDS", 74)  # the fields of two rows, and two more
     with one_partition():
         write()
-        monkeypatch.setattr(protocol, "pending", command_by_command)
+        monkeypatch.setattr(protocol.queue, "pending", command_by_command)
         found = Meter.behind.in_bulk([row.pk for row in rows]).values()
     assert [(row.level, row.count) for row in found if row.level != row.count] == []
     assert len({row.level for row in found}) == 5

@@ -13,7 +13,7 @@ from django.utils import timezone
 from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError
 from cachebackend.models import ParkedWrite, WriteBehindCheckpoint
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import removed
 from cachebackend.writebehind.answers import Answers
 from cachebackend.writebehind.queue import project_queue
@@ -139,9 +139,11 @@ def test_writes_of_a_removed_model_of_another_database(meter: Meter, monkeypatch
     monkeypatch.setattr(removed, "all_databases", lambda: Answers(["default", "lite"]))
     with one_partition():
         queue_as_gone(meter, 1)
-        state = project_queue().run(protocol.queue_states(project_queue().context, [Partition(GONE, 0)]))
+        state = project_queue().run(
+            protocol.queue.queue_states(project_queue().context, [Partition(GONE, 0)])
+        )
         [queue] = state[Partition(GONE, 0)].values()
-        assert isinstance(queue, protocol.QueueState)
+        assert isinstance(queue, protocol.queue.QueueState)
         checkpoints, parked = WriteBehindCheckpoint.objects.using("lite"), ParkedWrite.objects.using("lite")
         checkpoints.create(label=GONE, partition=0, incarnation=queue.incarnation)
         parked.create(

@@ -17,7 +17,7 @@ from cachebackend import protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
 from cachebackend.monitoring.reasons import find_reasons
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import partition_statuses
 from cachebackend.writebehind.queue import project_queue
 from cacheproject.services import Services
@@ -305,13 +305,13 @@ def test_a_late_close_deletes_no_other_batch_of_the_same_number(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker commits and freezes; the node comes back older, is repaired and reaches the number again."""
-    close = protocol.close
+    close = protocol.queue.close
     late: list[Any] = []
     with one_partition():
         Meter.behind.update(meter.pk, count=F("count") + 1)
         older = saved_keys()
         with monkeypatch.context() as patch:
-            patch.setattr(protocol, "close", lambda *arguments: iter(late.append(arguments) or ()))
+            patch.setattr(protocol.queue, "close", lambda *arguments: iter(late.append(arguments) or ()))
             drain_all()
         restore_keys(older)
         Meter.behind.update(meter.pk, count=F("count") + 10)
@@ -372,7 +372,7 @@ def test_a_tick_that_cannot_sample_returns_its_partitions(
 
 def test_a_drain_beside_a_tick_spoils_no_sample(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tick has looked, a drain deletes the batch, and what the tick samples then is still true later."""
-    seal_many = protocol.seal_many
+    seal_many = protocol.queue.seal_many
 
     def drained_before(*arguments: Any) -> Any:
         drain_all()
@@ -384,7 +384,7 @@ def test_a_drain_beside_a_tick_spoils_no_sample(meter: Meter, monkeypatch: pytes
         drain_all()
         Meter.behind.update(meter.pk, count=F("count") + 1)
         with monkeypatch.context() as patch:
-            patch.setattr(protocol, "seal_many", drained_before)
+            patch.setattr(protocol.queue, "seal_many", drained_before)
             writebehind.seal_dirty()
         assert Meter.behind.get(meter.pk).count == 12
         writebehind.seal_dirty()

@@ -17,7 +17,7 @@ from django.db.models.functions import Greatest, Now
 from cachebackend import WriteBehindManager, protocol, writebehind
 from cachebackend.errors import WriteBehindError, WriteBehindVersionError
 from cachebackend.models import ParkedWrite
-from cachebackend.protocol import QueueState
+from cachebackend.protocol.queue import QueueState
 from cachebackend.writebehind import queue
 from cachebackend.writebehind.queue import project_queue
 from cachebackend.writebehind.stored_columns import StoredColumn, read_stored_columns
@@ -234,7 +234,7 @@ def test_batches_that_repair_keeps_keep_their_types(deploys: Deploys) -> None:
 
 def next_fault(model: Any) -> str | None:
     [(partition, _)] = writebehind.dirty_partitions()
-    states = project_queue().run(protocol.queue_states(project_queue().context, [partition]))
+    states = project_queue().run(protocol.queue.queue_states(project_queue().context, [partition]))
     [state] = states[partition].values()
     assert isinstance(state, QueueState)
     return version_fault(model, "default", state)

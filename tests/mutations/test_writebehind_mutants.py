@@ -13,9 +13,9 @@ from cachebackend import protocol, writebehind
 from cachebackend.effects import Command, Send
 from cachebackend.errors import WriteBehindPartialError, WriteBehindRefusedError, WriteBehindStoppedError
 from cachebackend.node import Breaker
-from cachebackend.protocol.queue import counts, drain_requests, fold, seal
+from cachebackend.protocol.queue import counts, drain_requests, folding, sealing
 from cachebackend.protocol.queue.encodings import Encodings
-from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.protocol.queue.sealing import Sealed
 from cachebackend.writebehind import (
     apply,
     bisection,
@@ -137,7 +137,7 @@ def test_seal_skipped(articles: list[Article], monkeypatch: Patch) -> None:
         return Sealed(number + 1, number - 1, number, "", "", Encodings())
         yield
 
-    monkeypatch.setattr(protocol, "seal", unsealed)
+    monkeypatch.setattr(protocol.queue, "seal", unsealed)
     with pytest.raises(WriteBehindStoppedError, match="came back with an older file"):
         test_writebehind.test_writes_during_a_drain_go_into_the_next_batch(articles, monkeypatch)
     connection.close()
@@ -168,7 +168,7 @@ def test_seal_not_on_the_disk(meter: Meter, second_node: str, monkeypatch: Patch
         return
         yield
 
-    monkeypatch.setattr(protocol, "sync", unsynced)
+    monkeypatch.setattr(protocol.queue, "sync", unsynced)
     assert is_caught(
         test_writebehind_drains.test_a_batch_is_drained_only_when_its_seal_is_on_disk, meter, second_node
     )
@@ -220,7 +220,7 @@ def test_overlay_ignoring_done(meter: Meter, monkeypatch: Patch) -> None:
 
 def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monkeypatch: Patch) -> None:
     """Values of two versions of a column are folded into one batch."""
-    monkeypatch.setattr(fold, "_encodings_of", lambda _: b"")
+    monkeypatch.setattr(folding, "_encodings_of", lambda _: b"")
     assert is_caught(
         test_writebehind_versions.test_two_versions_write_the_same_row_in_a_rolling_deploy, deploys
     )
@@ -229,7 +229,7 @@ def test_encodings_not_compared(deploys: test_writebehind_versions.Deploys, monk
 def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
     """A slow worker deletes another batch that got the number of its own."""
     compared = b"if redis.call('HGET', meta, 'seal:' .. ARGV[2]) == ARGV[6] then"
-    change_script(monkeypatch, seal, "_CLOSE", compared, b"if true then")
+    change_script(monkeypatch, sealing, "_CLOSE", compared, b"if true then")
     assert is_caught(
         test_writebehind_repair.test_a_late_close_deletes_no_other_batch_of_the_same_number,
         meter,
@@ -239,7 +239,7 @@ def test_late_close_without_its_seal(meter: Meter, monkeypatch: Patch) -> None:
 
 def test_number_of_partitions_not_compared_by_writes(monkeypatch: Patch) -> None:
     """A write that arrives after the number was changed is queued in a partition of the old number."""
-    change_script(monkeypatch, fold, "_FOLD", b"if partitions ~= expected then", b"if not partitions then")
+    change_script(monkeypatch, folding, "_FOLD", b"if partitions ~= expected then", b"if not partitions then")
     rows = Meter.objects.bulk_create([Meter() for _ in range(20)])
     test = test_writebehind_partitions.test_a_write_that_arrives_after_the_change_is_in_its_partition
     assert is_caught(test, rows, 16)
@@ -265,11 +265,11 @@ def test_new_node_numbered_by_the_settings(
     """The first writer gives a node that has no number its own."""
 
     def by_settings(queue: Any) -> Any:
-        found = yield from protocol.partition_counts(queue, queue.nodes)
+        found = yield from protocol.queue.partition_counts(queue, queue.nodes)
         new = {node: (None, queue.options.partitions) for node in queue.nodes if node not in found}
         yield from counts.exchange_partition_counts(queue, new)
 
-    monkeypatch.setattr(fold, "share_partition_count", by_settings)
+    monkeypatch.setattr(folding, "share_partition_count", by_settings)
     with pytest.raises(WriteBehindPartialError, match="different numbers"):
         test_writebehind_partitions.test_a_new_node_gets_the_number_of_the_others(meters, urls)
 
@@ -283,7 +283,7 @@ def test_a_number_followed_while_the_nodes_differ(
         return
         yield
 
-    monkeypatch.setattr(protocol, "share_partition_count", unseen)
+    monkeypatch.setattr(protocol.queue, "share_partition_count", unseen)
     test = test_writebehind_partitions.test_no_number_is_followed_while_the_nodes_differ
     assert is_caught(test, meters, urls)
 
@@ -461,7 +461,7 @@ def test_table_not_asked_for_its_types(deploys: Any, monkeypatch: Patch) -> None
 )
 def test_columns_of_other_versions_not_known(deploys: Any, behaviour: Any, monkeypatch: Patch) -> None:
     """A deletion and a creation see only the columns of their own version of the code."""
-    change_script(monkeypatch, fold, "_FOLD", b"know(row .. column .. '\\0')", b"")
+    change_script(monkeypatch, folding, "_FOLD", b"know(row .. column .. '\\0')", b"")
     assert is_caught(behaviour, *([5] if "deletion" in behaviour.__name__ else []), deploys)
 
 

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cachebackend.client import QueueClient, RingClient
+from cachebackend.client import RingClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.error_reports import URLPasswordFilter
 from cachebackend.errors import ConfigurationError
 from cachebackend.options import Faults, ProjectOptions, RingOptions, WriteBehindOptions

@@ -22,7 +22,7 @@ from cachebackend import (
     writebehind,
 )
 from cachebackend.errors import ConfigurationError, RingCacheError
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.testing import assert_invalidates, empty_ring
 from cacheproject.demo.models import Article
 

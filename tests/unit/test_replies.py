@@ -8,7 +8,7 @@ import pytest
 
 from cachebackend.effects import Script, ScriptCall
 from cachebackend.errors import NodeReplyError, NodeUnavailableError
-from cachebackend.protocol.queue.pending import _PENDING
+from cachebackend.protocol.queue.pending_writes import _PENDING
 from cachebackend.replies import (
     either,
     fits,

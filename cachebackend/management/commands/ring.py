@@ -236,7 +236,7 @@ class Command(UsageActions):
         self, alias: str, client: RingClient, *, sets: bool
     ) -> tuple[list[dict[str, str]], list[str]]:
         """Return the settings that differ, and the errors of the nodes that did not answer."""
-        infos = client.run(protocol.node_infos(client.context))
+        infos = client.run(protocol.telemetry.node_infos(client.context))
         errors = [str(info) for info in infos if isinstance(info, RingCacheError)]
         different = differences(client, infos)
         self.print_table(("node", "setting", "is", "should be"), different)

@@ -17,7 +17,7 @@ from cachebackend.management.repair_actions import RepairActions
 from cachebackend.management.report import AddAction, Report
 from cachebackend.management.writebehind_status import THRESHOLDS, status_report
 from cachebackend.options.writebehind import MAX_PARTITIONS
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.queue import model_of
 
 __all__ = ["Command"]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cachebackend.client import QueueClient
+from cachebackend.client.queue import QueueClient
 from cachebackend.cluster import SlotNode
 from cachebackend.errors import NodeReplyError
 from cachebackend.node import Node
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition, RowWrite
-from cachebackend.protocol.queue.fold import fold_request
+from cachebackend.protocol.queue import Partition, RowWrite
+from cachebackend.protocol.queue.folding import fold_request
 
 FSYNC = (b"WAITAOF", b"1", b"0", b"1500")
 METER = Partition("shop.meter", 0)

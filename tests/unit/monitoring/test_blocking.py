@@ -9,7 +9,7 @@ import pytest
 from cachebackend.invalidation.outbox_databases import Answers
 from cachebackend.monitoring import blocking
 from cachebackend.monitoring.blocking import BlockingSession, blocking_sessions
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import Blocker, LockHolder, RowLock
 
 FIRST, SECOND, THIRD = (Partition("shop.meter", number) for number in range(3))

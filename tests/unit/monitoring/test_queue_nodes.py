@@ -9,7 +9,7 @@ import pytest
 from cachebackend.monitoring import queue_nodes
 from cachebackend.monitoring.queue_nodes import QueueNodeFigures, queue_node_faults
 from cachebackend.monitoring.runbook import FaultKind
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import PartitionStatus
 from cachebackend.writebehind.node_health import NodeHealth
 

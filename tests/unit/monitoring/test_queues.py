@@ -17,7 +17,7 @@ from cachebackend.monitoring.reasons import Kind, Reason
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.monitoring.window import MINUTES
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind import PartitionStatus
 
 ONE, TWO = Partition("shop.meter", 0), Partition("shop.meter", 1)

@@ -13,7 +13,7 @@ from cachebackend.monitoring.blocking import BlockingSession
 from cachebackend.monitoring.processes import ProcessFigures
 from cachebackend.monitoring.reasons import Facts, Kind, reasons_of, summaries
 from cachebackend.options import WriteBehindOptions
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.telemetry.processes import Process
 from cachebackend.writebehind import Blocker, Fault, PartitionStatus
 from cachebackend.writebehind.checkpoints import Mismatch

@@ -9,7 +9,7 @@ import pytest
 from cachebackend.backend.keys import shard_and_shape
 from cachebackend.monitoring import tokens
 from cachebackend.monitoring.tokens import ShapeFigures, TokenFigures, shapes_of_shard
-from cachebackend.protocol import Inspected
+from cachebackend.protocol.telemetry import Inspected
 from cachebackend.shapes import Shape
 
 SHARD, TOKEN = b":1:shapes:default@x:shop_product:3\xff", b"t" * 16
@@ -46,7 +46,7 @@ def test_a_damaged_name_is_shown_as_far_as_it_can_be_read(
     """A record may name anything. The name can be encoded again, as a response needs it."""
     entry = TOKEN + Shape(["a"], []).description
     monkeypatch.setattr(
-        tokens.protocol,
+        tokens.protocol.telemetry,
         "stored_tokens",
         lambda _, tags, shapes: ([None for _ in tags], [entry for _ in shapes]),
     )

@@ -10,7 +10,8 @@ from cachebackend.counters import Counters, Counts
 from cachebackend.effects import Operation, ScriptCall, Send
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.options import RingOptions, WriteBehindOptions
-from cachebackend.protocol import Context, QueueContext
+from cachebackend.protocol import Context
+from cachebackend.protocol.queue import QueueContext
 from cachebackend.ring import Ring
 
 DOWN = NodeUnavailableError("node 'b' is not reachable")

@@ -6,7 +6,7 @@ import pytest
 
 from cachebackend.errors import WriteBehindStoppedError
 from cachebackend.models import WriteBehindCheckpoint
-from cachebackend.protocol.queue.seal import Sealed
+from cachebackend.protocol.queue.sealing import Sealed
 from cachebackend.writebehind.checkpoints import Mismatch, Position, mismatch_of, require_match
 
 CHECKPOINT = WriteBehindCheckpoint(label="shop.meter", partition=3, batch=5, seal="ab")

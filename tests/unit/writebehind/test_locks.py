@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cachebackend.protocol import Partition
+from cachebackend.protocol.queue import Partition
 from cachebackend.writebehind.locks import LockHolder
 from cachebackend.writebehind.sessions import Blocker
 

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from cachebackend.errors import WriteBehindDamagedError
-from cachebackend.protocol.queue.pending import PendingFields
+from cachebackend.protocol.queue.pending_writes import PendingFields
 from cachebackend.writebehind.merged_row import merged_row
 from tests.shop.models import Meter
 

@@ -13,15 +13,7 @@ from cachebackend.errors import NodeReplyError, NodeUnavailableError
 from cachebackend.loader import loader_block
 from cachebackend.node.translate import reply_error
 from cachebackend.options import RingOptions
-from cachebackend.protocol import (
-    MISSING,
-    Context,
-    FillOptions,
-    Unfilled,
-    get,
-    get_or_load,
-    get_or_load_many,
-)
+from cachebackend.protocol import MISSING, Context, FillOptions, Unfilled, get, get_or_load, get_or_load_many
 from cachebackend.protocol.cache.lease import MAX_PERIODS
 from cachebackend.protocol.cache.tags import KNOWN_KEYS, KNOWN_TAGS, remember_tags
 from cachebackend.ring import Ring

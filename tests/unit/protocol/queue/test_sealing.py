@@ -10,7 +10,7 @@ from cachebackend.effects import Send, is_promise
 from cachebackend.errors import NodeReplyError, NodeUnavailableError, UnconfirmedError, WriteBehindError
 from cachebackend.protocol.queue.partition import Partition
 from cachebackend.protocol.queue.queue_state import QueueState
-from cachebackend.protocol.queue.seal import Sealed, close, fail, seal, seal_many, sync, sync_fault
+from cachebackend.protocol.queue.sealing import Sealed, close, fail, seal, seal_many, sync, sync_fault
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER, OTHER = Partition("shop.meter", 0), Partition("shop.meter", 1)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cachebackend.errors import NodeUnavailableError, WriteBehindDamagedError
-from cachebackend.protocol.queue import pending as pending_module
+from cachebackend.protocol.queue import pending_writes as pending_module
 from cachebackend.protocol.queue.partition import Partition
-from cachebackend.protocol.queue.pending import Pending, batch_sizes, contents, pending
+from cachebackend.protocol.queue.pending_writes import Pending, batch_sizes, contents, pending
 from tests.unit.protocol.stepping import DOWN, queue_of, step
 
 METER = Partition("shop.meter", 0)

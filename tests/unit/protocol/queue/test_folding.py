@@ -16,7 +16,7 @@ from cachebackend.errors import (
     WriteBehindMovedError,
     WriteBehindUnknownError,
 )
-from cachebackend.protocol.queue.fold import OK, Folded, RowWrite, fold, fold_request, fold_result
+from cachebackend.protocol.queue.folding import OK, Folded, RowWrite, fold, fold_request, fold_result
 from cachebackend.protocol.queue.partition import Partition
 from tests.unit.protocol.stepping import DOWN, SENT_AND_LOST, queue_of, step
 

@@ -148,8 +148,9 @@ class RowsByKey(Generic[M]):
 
     def instances(self, rows: Iterable[Row | None]) -> list[M | None]:
         """Return an instance for each row, given its columns; None for None."""
-        using, make = self._using, self._shape.instance
-        return [None if row is None else make(row, using) for row in rows]
+        rows = list(rows)
+        made = iter(self._shape.instances([row for row in rows if row is not None], self._using))
+        return [None if row is None else next(made) for row in rows]
 
     # Changes of rows
 

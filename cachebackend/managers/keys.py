@@ -118,6 +118,13 @@ class RowKeys:
         part = self._part(lookup, value)
         return None if part is None else f"{scope}:{part}"
 
+    def of_many(self, lookup: Lookup, values: Sequence[Any], scope: str) -> list[str | None]:
+        """Return the key of the row that has each value; None for a value that has no text."""
+        if not self.exist:
+            return [None] * len(values)
+        start = f"{scope}:{self._middles[lookup.name]}"
+        return [None if part is None else start + part for part in lookup.parts(values)]
+
     def of_rows(self, rows: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[str]:
         """Return the keys of rows: of their primary keys, and of those lookup values that are known."""
         parts: list[str] = []

@@ -14,7 +14,6 @@ from cachebackend.backend.canonical import (
     is_text,
     joined_text,
     key_part,
-    key_parts,
 )
 from cachebackend.invalidation.conflicts import unique_groups
 from cachebackend.properties import cached_property
@@ -68,8 +67,8 @@ class Lookup:
 
     def parts(self, values: Sequence[Any]) -> list[str | None]:
         """Return values as parts of keys; None for a value without a text."""
-        if self.single is not None:
-            return key_parts(self.single, values)
+        if self.plain_type is int and set(map(type, values)) <= {int}:
+            return list(map(str, values))
         texts = map(self.text, values)
         return [None if text is None else key_part(text) for text in texts]
 

@@ -103,7 +103,7 @@ class RowReads(Generic[M]):
         found = self._cached_value(self._keys.pk, pk, place, failed)
         if found is None and lookup.is_pk:
             return None
-        row = self._row_of(found, lookup, value)
+        row = self._rows_of(lookup)(found, value)
         return UNKNOWN if row is None else self._shape.instance(row, place.using)
 
     def _cached_value(self, lookup: Lookup, value: Any, place: Place, failed: FailedNodes) -> Any:
@@ -137,7 +137,7 @@ class RowReads(Generic[M]):
             The rows by their own value, in the order of ``values``. Rows without a key are last.
         """
         columns = yield from self.columns(lookup, values, place, adapt)
-        return {value: self._shape.instance(row, place.using) for value, row in columns.items()}
+        return self._by_value(columns, place.using)
 
     def columns(
         self, lookup: Lookup, values: Iterable[Any], place: Place, adapt: Adapt
@@ -148,19 +148,24 @@ class RowReads(Generic[M]):
         found = [row for key in asked if (row := rows.get(key)) is not None]
         if unread := [*without, *undecided]:
             found += yield protocol.Load(adapt(partial(self._queries.rows, lookup, unread)))
-        return {self._shape.value_of(lookup, row): row for row in found}
+        value_of = self._shape.values_of(lookup)
+        return {value_of(row): row for row in found}
+
+    def _by_value(self, columns: Mapping[Any, Row], using: str) -> dict[Any, M]:
+        return dict(zip(columns, self._shape.instances(columns.values(), using), strict=True))
 
     def stored(self, lookup: Lookup, values: Sequence[Any], using: str) -> dict[Any, M]:
         """Return rows as the database has them, as ``in_bulk``."""
         order: dict[str | None, int] = {}
         for value in values:
             order.setdefault(lookup.text(value), len(order))
+        value_of = self._shape.values_of(lookup)
 
         def position(row: Row) -> int:
-            return order.get(lookup.text(self._shape.value_of(lookup, row)), len(order))
+            return order.get(lookup.text(value_of(row)), len(order))
 
         rows = sorted(self._queries.rows(lookup, values), key=position)
-        return {self._shape.value_of(lookup, row): self._shape.instance(row, using) for row in rows}
+        return self._by_value({value_of(row): row for row in rows}, using)
 
     def stored_rows(self, pks: Iterable[Any]) -> dict[Any, Row]:
         """Return the columns of rows as the database has them, by primary key."""
@@ -184,8 +189,8 @@ class RowReads(Generic[M]):
         """Return one value for each key, and the values that have no key."""
         named: dict[str, Any] = {}
         without: list[Any] = []
-        for value in values:
-            name = self._keys.of(lookup, value, place.scope)
+        values = list(values)
+        for value, name in zip(values, self._keys.of_many(lookup, values, place.scope), strict=True):
             if name is not None:
                 named.setdefault(name, value)
             elif value is not None:
@@ -224,9 +229,16 @@ class RowReads(Generic[M]):
             The rows by key; and for each key whose value is not the row's, the keys to delete.
         """
         values = yield from self._load(lookup, asked, place, adapt, rows={})
-        rows = {key: self._row_of(value, lookup, asked[key]) for key, value in values.items()}
-        wrong = {key: [key] for key, row in rows.items() if row is None}
-        return {key: row for key, row in rows.items() if row is not None}, wrong
+        row_of = self._rows_of(lookup)
+        rows: dict[bytes, Row] = {}
+        wrong: dict[bytes, list[bytes]] = {}
+        for key, value in values.items():
+            row = row_of(value, asked[key])
+            if row is None:
+                wrong[key] = [key]
+            else:
+                rows[key] = row
+        return rows, wrong
 
     def _read_lookups(
         self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt
@@ -238,23 +250,25 @@ class RowReads(Generic[M]):
         row_keys = {key: self.key(self._keys.pk, pk, place) for key, pk in named.items()}
         of_rows = {row_key: named[key] for key, row_key in row_keys.items() if row_key is not None}
         rows, _ = yield from self._read_rows(self._keys.pk, of_rows, place, adapt)
+        value_of = self._shape.values_of(lookup)
         wrong: dict[bytes, list[bytes]] = {}
         for key, row_key in row_keys.items():
             row = None if row_key is None else rows.get(row_key)
-            if row is not None and self._has_value(row, lookup, asked[key]):
+            if row is not None and lookup.are_equal(value_of(row), asked[key]):
                 found[key] = row
             else:
                 wrong[key] = [key] if row_key is None else [key, row_key]
         return found, wrong
 
-    def _row_of(self, cached: Any, lookup: Lookup, value: Any) -> Row | None:
-        """Return the row in a cached value; None if it is not a row of this shape that has a value."""
-        row = self._shape.row(cached)
-        return row if row is not None and self._has_value(row, lookup, value) else None
+    def _rows_of(self, lookup: Lookup) -> Callable[[Any, Any], Row | None]:
+        """Return a function of the row in a cached value; None if it is not a row that has a value."""
+        row_of, value_of, are_equal = self._shape.row, self._shape.values_of(lookup), lookup.are_equal
 
-    def _has_value(self, row: Row, lookup: Lookup, value: Any) -> bool:
-        """Return whether a row has a value, as the database compares it."""
-        return lookup.are_equal(self._shape.value_of(lookup, row), value)
+        def row_with(cached: Any, value: Any) -> Row | None:
+            row = row_of(cached)
+            return row if row is not None and are_equal(value_of(row), value) else None
+
+        return row_with
 
     def _load(
         self, lookup: Lookup, asked: _Asked, place: Place, adapt: Adapt, *, rows: dict[bytes, Row]
@@ -295,7 +309,8 @@ class RowReads(Generic[M]):
         if len(keys) == 1:  # the database has compared the value
             by_key = dict(zip(keys, loaded, strict=False))
         else:
-            named = ((self.key(lookup, self._shape.value_of(lookup, row), place), row) for row in loaded)
+            own_value = self._shape.values_of(lookup)
+            named = ((self.key(lookup, own_value(row), place), row) for row in loaded)
             by_key = {key: row for key, row in named if key is not None}
         rows.update(by_key)
         value_of = self._shape.value if lookup.is_pk else self._shape.pk

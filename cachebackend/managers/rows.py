@@ -8,7 +8,7 @@ that lacks an attribute or has a wrong one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
@@ -77,31 +77,40 @@ class RowShape(Generic[M]):
             return None
         return value[1:]
 
-    def value_of(self, lookup: Lookup, row: Row) -> Any:
-        """Return the value that a row has of a lookup; a tuple if it has several fields."""
+    def values_of(self, lookup: Lookup) -> Callable[[Row], Any]:
+        """Return a function of the value that a row has of a lookup; a tuple if it has several fields."""
         get = self._getters.get(lookup.columns)
         if get is None:
             positions = [self.positions[name] for name in lookup.columns]
             get = self._getters[lookup.columns] = itemgetter(*positions)
-        return get(row)
+        return get
 
     def instance(self, row: Row, using: str) -> M:
-        """Return the model instance of a row, as if it had just been read from the database.
+        """Return the model instance of a row, as if it had just been read from the database."""
+        [instance] = self.instances([row], using)
+        return instance
+
+    def instances(self, rows: Iterable[Row], using: str) -> list[M]:
+        """Return the model instances of rows, as if they had just been read from the database.
 
         ``from_db`` and the constructor of a model do more than to store the values only if the model
         replaces them, or a receiver of a signal waits for new instances. Otherwise they are not called:
         they take longer than the rest of what a cached row needs in this process.
         """
-        if self._convert is not None:
-            row = self._convert(row, using)
+        model, names, convert = self.model, self.names, self._convert
+        if convert is not None:
+            rows = (convert(row, using) for row in rows)
         if not self._stores_only:
-            return self.model.from_db(using, self.names, row)
-        instance = object.__new__(self.model)
-        attributes = instance.__dict__
-        attributes["_state"] = state = ModelState()
-        state.adding, state.db = False, using
-        attributes.update(zip(self.names, row, strict=True))
-        return instance
+            return [model.from_db(using, names, row) for row in rows]
+        instances: list[M] = []
+        for row in rows:
+            instance = object.__new__(model)
+            attributes = instance.__dict__
+            attributes["_state"] = state = ModelState()
+            state.adding, state.db = False, using
+            attributes.update(zip(names, row, strict=True))
+            instances.append(instance)
+        return instances
 
     @property
     def _stores_only(self) -> bool:

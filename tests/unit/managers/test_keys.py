@@ -46,6 +46,24 @@ def test_a_value_without_a_text_has_no_key() -> None:
     assert keys.of_rows([{"pk": None, "name": None}], ["s"]) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "values"),
+    [
+        (Tag, "pk", [1, 2]),
+        (Tag, "pk", [1, True, "2", None, 2**70, "x"]),
+        (Tag, "name", ["a", "b c", "#", None, 7, "x" * 300]),
+        (Author, "code", [CODE, CODE.hex, "no code"]),
+        (Line, "pk", [("1", 2), [1, 2], 1]),
+    ],
+)
+def test_the_keys_of_many_values_are_those_of_each(model: Any, name: str, values: list[Any]) -> None:
+    """Also where the texts of integers are made together."""
+    for kind in (RowKeys, NoKeys):
+        keys = kind(model, [] if name == "pk" else [name])
+        lookup = keys.pk if name == "pk" else keys.fields[name]
+        assert keys.of_many(lookup, values, "s") == [keys.of(lookup, value, "s") for value in values]
+
+
 def test_a_composite_primary_key_has_one_key() -> None:
     """Given as a tuple or as a list."""
     keys = RowKeys(Line, [])

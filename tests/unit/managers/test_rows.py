@@ -57,8 +57,8 @@ def test_the_value_of_a_lookup_is_found_among_the_columns() -> None:
     """Of one field itself, of several a tuple."""
     fields = [Seat._meta.get_field("rank"), Seat._meta.get_field("hall")]
     row = [1, "hall", "rank", "name"]
-    assert RowShape(Seat).value_of(Lookup(fields), row) == ("rank", "hall")
-    assert RowShape(Seat).value_of(Lookup(fields[:1]), row) == "rank"
+    assert RowShape(Seat).values_of(Lookup(fields))(row) == ("rank", "hall")
+    assert RowShape(Seat).values_of(Lookup(fields[:1]))(row) == "rank"
 
 
 # Instances

@@ -58,8 +58,8 @@ _READS = re.compile(
 #: of its own have a dot in their names, as those of some extensions do. Any other setting may change how the
 #: database shows times, floats or bytes, compares texts, or where it looks for tables.
 _HARMLESS_NAMES = (
-    r"[\"`]?(?:APPLICATION_NAME|AUTOCOMMIT|CLIENT_MIN_MESSAGES|SYNCHRONOUS_COMMIT|WORK_MEM|JIT\w*|ENABLE_\w+"
-    r"|LOG_\w+|\w+_TIMEOUT|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS"
+    r"[\"`]?(?:APPLICATION_NAME|AUTOCOMMIT|CLIENT_MIN_MESSAGES|SYNCHRONOUS_COMMIT|\w*WORK_MEM|TEMP_BUFFERS"
+    r"|PLAN_CACHE_MODE|\w+_COST|MAX_PARALLEL_\w+|JIT\w*|ENABLE_\w+|LOG_\w+|\w+_TIMEOUT|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS"
     r"|(?!(?:PG_TRGM|HNSW|IVFFLAT|POSTGIS)\b)[A-Z]\w*[\"`]?\.[\"`]?\w+)[\"`]?"
 )
 #: A statement that makes a setting, and one that makes one harmless setting and nothing else.

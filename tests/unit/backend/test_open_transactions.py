@@ -212,6 +212,8 @@ def test_a_failed_rollback_to_a_savepoint_leaves_the_changes(connection: Any) ->
         ("SET CONSTRAINTS ALL IMMEDIATE", False),
         ("SET statement_timeout TO '1s'; SET LOCAL app.tenant = '7'", False),
         ("SET autocommit = 0", False),
+        ("SET LOCAL maintenance_work_mem = '1GB'; SET LOCAL max_parallel_workers_per_gather TO 0", False),
+        ("SET LOCAL row_security = off", True),
         ("SET a_setting_of_the_future = 1", True),
     ],
 )

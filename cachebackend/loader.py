@@ -14,63 +14,24 @@ A stale value is older still, and its page would be served for a whole timeout a
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Thread, current_thread
-from typing import Any
 from weakref import ref
 
-from asgiref.sync import AsyncToSync, SyncToAsync
+from cachebackend.blocked_threads import LeaseHolder, Wait, kept
 
-from cachebackend.interrupts import raise_interrupt
-
-__all__ = ["held_tokens", "in_loader", "keeps_loader_waiting", "loader_block", "running"]
+__all__ = ["held_tokens", "in_loader", "loader_block", "may_keep_waiting", "may_wait", "running"]
 
 
-class _Block:
+class _Block(LeaseHolder):
     """A block in which a loader runs. Only the frame of ``loader_block`` keeps it.
 
     If a signal handler raises while a block begins or ends, the rest of ``loader_block`` does not run.
     Then the block ends with the frame: a reference to it has no effect any more.
-
-    Attributes:
-        tokens: The tokens of the leases under which the loaders around it, and its own, run.
-        home: Says in which thread blocking code of the loader's task runs; None: it is in no task.
     """
 
-    __slots__ = ("__weakref__", "home", "tokens")
-
-    def __init__(self, tokens: tuple[bytes, ...]) -> None:
-        self.tokens = tokens
-        loop = _get_running_loop()
-        self.home = None if loop is None else (_parent(), _context(), loop)
-
-    def runs_blocking_code_in(self, threads: Collection[Thread]) -> bool:
-        """Return whether ``sync_to_async`` runs blocking code of the loader's task in one of some threads."""
-        if self.home is None:
-            return False
-        executor, context, loop = self.home
-        if executor is not None:  # a thread that waits in ``async_to_sync``
-            return executor._work_thread in threads
-        if context is not None:  # the thread of a request; it may not have begun
-            executor = SyncToAsync.context_to_thread_executor.get(context)
-        else:  # one thread for the tasks of all loops, unless ``async_to_sync`` has made the loop
-            executor = AsyncToSync.loop_thread_executors.get(loop)
-            if executor is not None:
-                return executor._work_thread in threads
-            executor = SyncToAsync.single_thread_executor
-        return not getattr(executor, "_threads", set()).isdisjoint(threads)
-
-
-def _context() -> Any:
-    """Return what represents the request of this task; None: it has no thread of its own."""
-    return SyncToAsync.thread_sensitive_context.get(None)
-
-
-def _parent() -> Any:
-    """Return what runs blocking code of this task in a thread that waits for it; None: no thread does."""
-    return getattr(getattr(AsyncToSync, "executors", None), "current", None)
+    __slots__ = ()
 
 
 #: The blocks of this process. While there is none, a hit need not ask further.
@@ -95,37 +56,25 @@ def held_tokens() -> tuple[bytes, ...]:
     return block.tokens if block else ()
 
 
-def keeps_loader_waiting() -> bool:
-    """Return whether a loader of a task may wait for the thread of the caller, which must not wait then.
+def may_keep_waiting() -> bool:
+    """Return whether to ask ``may_wait`` before the caller waits."""
+    return bool(running or kept) or _get_running_loop() is not None
 
-    ``sync_to_async`` runs the blocking code of a request, or of all tasks of a process, in one thread:
 
-        1. task      aget: takes the lease of a row; the thread is to load it
-        2. thread    reads a list that has the row: would wait for the lease, and the loader for the thread
+def may_wait(wait: Wait, records: Iterable[bytes], *, is_task: bool) -> bool:
+    """Return whether the caller may wait for leases; False: their loaders may wait for the caller.
 
-    The lease that the caller meets may be another one, whose loader waits for the thread of another request.
     A loader around the caller does not count: the thread works for it.
+
+    Args:
+        wait: The wait.
+        records: The records of the leases.
+        is_task: Whether other tasks of the event loop run while the caller waits.
     """
-    if not running:
-        return False
     around, blocks = set(held_tokens()), [reference() for reference in tuple(running)]
-    others = [block for block in blocks if block is not None and not around.issuperset(block.tokens)]
-    try:
-        threads = set(_waiting_threads())
-        return any(block.runs_blocking_code_in(threads) for block in others)
-    except AttributeError as error:  # another release of asgiref has its threads elsewhere
-        raise_interrupt(error)
-        return False
-
-
-def _waiting_threads() -> Iterator[Thread]:
-    """Yield the threads that wait if the caller does: its own, and those around it in ``async_to_sync``."""
-    if _get_running_loop() is None:
-        yield current_thread()
-    executor = _parent()
-    while executor is not None:
-        yield executor._work_thread
-        executor = getattr(executor, "_old_executor", None)
+    holders = [block for block in blocks if block is not None and not around.issuperset(block.tokens)]
+    keepers = [holder for record in records if (holder := kept.get(record)) is not None]
+    return wait.is_allowed([*holders, *keepers], is_task=is_task)
 
 
 @contextmanager

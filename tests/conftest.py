@@ -18,8 +18,10 @@ from django.db import connection
 from django.test import override_settings
 
 from cachebackend.backend import RingCache, client_cache, test_prefix
+from cachebackend.blocked_threads import kept
 from cachebackend.counters import Counters
 from cachebackend.effects import Command
+from cachebackend.loader import running
 from cachebackend.node import Node, blocking, multiplexed
 from cachebackend.node.translate import pack_command
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
@@ -107,6 +109,13 @@ def longer_timeouts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(RingOptions, "read", read_with_longer_timeouts)
     monkeypatch.setattr(WriteBehindOptions, "read", read_queue_with_longer_timeouts)
+
+
+@pytest.fixture(autouse=True)
+def no_abandoned_loaders() -> None:
+    """Forget the loaders that an earlier test has abandoned: a caller would ask whether they wait for it."""
+    running.clear()
+    kept.clear()
 
 
 @contextmanager

@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["wait_for_threads", "wait_until"]
+import pytest
+
+from cachebackend.protocol.cache import lease as leases
+from cachebackend.protocol.context import Context
+
+__all__ = ["wait_for_threads", "wait_until", "whole_leases"]
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -21,3 +26,18 @@ def wait_until(condition: Callable[[], Any]) -> None:
 def wait_for_threads(prefix: str) -> None:
     """Return when no thread runs whose name begins so."""
     wait_until(lambda: not any(each.name.startswith(prefix) for each in threading.enumerate()))
+
+
+def whole_leases(patch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list that gets each lease that a caller waits for until it should have expired."""
+    found: list[bytes] = []
+    note_lease = leases._note_lease
+
+    def note(context: Context, request: leases.LeaseRequest, other: bytes) -> float:
+        now = note_lease(context, request, other)
+        if now - request.waiting_since >= context.options.lease_timeout:
+            found.append(other)
+        return now
+
+    patch.setattr(leases, "_note_lease", note)
+    return found

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
+from cachebackend.blocked_threads import LeaseHolder, kept
 from cachebackend.protocol import Lease
 
 __all__ = ["Remembered", "RememberedLeases"]
@@ -42,12 +43,14 @@ class Remembered:
         since: The number of rollbacks in this process before the miss.
         missed_at: The time of the miss, by the monotonic clock.
         task: The task whose get missed; None: blocking code.
+        holder: The code that holds the lease.
     """
 
     lease: Lease
     since: int = 0
     missed_at: float = 0.0
     task: asyncio.Task[Any] | None = None
+    holder: LeaseHolder | None = None
 
 
 class RememberedLeases:
@@ -82,8 +85,9 @@ class RememberedLeases:
 
     def add(self, leases: Mapping[bytes, Lease], since: int, missed_at: float) -> None:
         """Remember the leases of keys that this context has just missed."""
-        task = _current_task()
-        self._put({key: Remembered(lease, since, missed_at, task) for key, lease in leases.items()})
+        task, holder = _current_task(), LeaseHolder()
+        kept.update({lease: holder for lease in leases.values() if lease is not None})
+        self._put({key: Remembered(lease, since, missed_at, task, holder) for key, lease in leases.items()})
 
     def refuse(self, keys: Iterable[bytes]) -> None:
         """Let this context store none of the keys: it no longer has their leases."""

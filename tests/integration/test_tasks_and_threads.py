@@ -12,10 +12,17 @@ from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.cache import cache
 
 from cachebackend import RingCache
+from cachebackend.testing import empty_ring
 from cacheproject.demo.models import Article
-from tests.waits import wait_until
+from tests.waits import wait_until, whole_leases
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+@pytest.fixture
+def waits_for_a_whole_lease(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The leases that a caller has waited for until they should have expired."""
+    return whole_leases(monkeypatch)
 
 
 async def row_and_list() -> None:
@@ -134,13 +141,131 @@ def in_async_to_sync() -> list[int]:
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("read", [in_two_loops, in_two_requests_of_a_thread, in_async_to_sync])
+def in_an_event_loop() -> list[int]:
+    """Blocking code in the thread of the loop, where the loader is to continue."""
+
+    async def main() -> list[int]:
+        loading, reading = threading.Event(), threading.Event()
+        loader = asyncio.create_task(begin_to_load(loading, reading))
+        await begun(loading)
+        reading.set()
+        value = cache.get_or_set("count", int, 60)
+        return [value, await loader]
+
+    return asyncio.run(main())
+
+
+def in_a_loop_of_the_loader() -> list[int]:
+    """A blocking loader starts an event loop, whose blocking code has the thread of all loops."""
+    loading, reading = threading.Event(), threading.Event()
+
+    def load() -> int:
+        loading.set()
+        wait_until(reading.is_set)
+        return asyncio.run(sync_to_async(int)())
+
+    async def main() -> list[int]:
+        loader = asyncio.to_thread(cache.get_or_set, "count", load, 60)
+        return await asyncio.gather(loader, read_in_thread(loading, reading))
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        in_two_loops,
+        in_two_requests_of_a_thread,
+        in_async_to_sync,
+        in_an_event_loop,
+        in_a_loop_of_the_loader,
+    ],
+)
 def test_tasks_that_share_a_thread_do_not_wait_for_each_other(
-    ring_cache: RingCache, read: Callable[[], list[int]]
+    waits_for_a_whole_lease: list[bytes], read: Callable[[], list[int]]
 ) -> None:
     """As in one loop, or one request."""
     assert read() == [0, 0]
-    assert ring_cache.client.counters.total().lease_waits == 0
+    assert waits_for_a_whole_lease == []
+
+
+def test_a_get_that_keeps_its_lease_keeps_no_thread_waiting(waits_for_a_whole_lease: list[bytes]) -> None:
+    """With ``lease_on_get`` a task holds the lease until its set, and loads in the thread."""
+
+    async def main() -> list[int]:
+        missed, reading = asyncio.Event(), threading.Event()
+
+        async def aside() -> int:
+            assert await cache.aget("count") is None
+            missed.set()
+            await begun(reading)
+            value = await sync_to_async(int)()
+            await cache.aset("count", value)
+            return value
+
+        def read() -> int:
+            reading.set()
+            return cache.get_or_set("count", int, 60)  # type: ignore[no-any-return]
+
+        task = asyncio.create_task(aside())
+        await missed.wait()
+        return [await sync_to_async(read)(), await task]
+
+    with empty_ring(lease_on_get=True):
+        assert asyncio.run(main()) == [0, 0]
+    assert waits_for_a_whole_lease == []
+
+
+def test_the_last_thread_of_a_pool_does_not_wait(waits_for_a_whole_lease: list[bytes]) -> None:
+    """If a task of the loop may wait for the pool: its loader, for example."""
+    loads: list[int] = []
+
+    async def main() -> list[int]:
+        loading, begun_reads = asyncio.Event(), [threading.Event() for _ in range(3)]
+
+        async def load() -> int:
+            loading.set()
+            for each in begun_reads:
+                await begun(each)
+            return await asyncio.to_thread(int)
+
+        def read(event: threading.Event) -> int:
+            event.set()
+            return cache.get_or_set("count", lambda: loads.append(1) or 0, 60)  # type: ignore[no-any-return]
+
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+        loader = asyncio.create_task(cache.aget_or_set("count", load, 60))
+        await loading.wait()
+        return await asyncio.gather(loader, *(asyncio.to_thread(read, each) for each in begun_reads))
+
+    assert asyncio.run(main()) == [0] * 4
+    assert loads
+    assert waits_for_a_whole_lease == []
+
+
+def test_tasks_of_one_call_of_async_to_sync_load_once(ring_cache: RingCache) -> None:
+    """The thread that has called it does the blocking work of the loader while the other tasks wait."""
+    loads: list[int] = []
+
+    def load() -> int:
+        loads.append(1)
+        return 1
+
+    async def aload() -> int:
+        await waiting(ring_cache, 3)
+        return await sync_to_async(load)()
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(cache.aget_or_set("count", aload, 60) for _ in range(4)))
+
+    assert async_to_sync(main)() == [1] * 4
+    assert loads == [1]
+
+
+async def waiting(ring_cache: RingCache, count: int) -> None:
+    """Return when some callers wait for leases."""
+    while ring_cache.client.counters.total().lease_waits < count:
+        await asyncio.sleep(0)
 
 
 def test_other_threads_wait_for_a_loader(ring_cache: RingCache) -> None:

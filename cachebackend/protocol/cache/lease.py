@@ -31,13 +31,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
+from cachebackend.blocked_threads import Wait
 from cachebackend.clock import TOKEN_BYTES
 from cachebackend.codec import RELEASED, Kind, claimed, kind_of, lease_record
-from cachebackend.effects import Operation, Reply, Request, Script, Send, Sleep
+from cachebackend.effects import Ask, Operation, Reply, Request, Script, Send, Sleep
 from cachebackend.errors import NodeUnavailableError, RecordError, RingCacheError
-from cachebackend.loader import held_tokens, keeps_loader_waiting
+from cachebackend.loader import held_tokens, may_keep_waiting, may_wait
 from cachebackend.protocol.cache.compare_and_set import (
     KEEP_TTL,
     CompareAndSet,
@@ -174,6 +176,22 @@ class LeaseWait:
         self._context = context
         self._next = FIRST_WAIT_SECONDS
         self._end_span: Callable[[], None] | None = None
+        self._threads: Wait | None = None
+
+    def is_allowed(self, leases: Iterable[LeaseRequest]) -> Operation[bool]:
+        """Ask whether the caller may wait; if not, the holder of a lease may wait for the caller."""
+        if not may_keep_waiting():
+            return True
+        if self._threads is None:
+            self._threads = Wait()
+        records = [lease.other_lease for lease in leases if lease.other_lease is not None]
+        question = partial(may_wait, self._threads, records)
+
+        async def async_question() -> bool:
+            return question(is_task=True)
+
+        is_allowed: bool = yield Ask(partial(question, is_task=False), async_question)
+        return is_allowed
 
     def pause(self) -> Sleep:
         """Return the next pause; the first one is counted."""
@@ -187,6 +205,8 @@ class LeaseWait:
 
     def end(self) -> None:
         """End the trace span of the pauses so far, if there were any."""
+        if self._threads is not None:
+            self._threads.end()
         if self._end_span is not None:
             self._end_span()
             self._end_span = None
@@ -313,10 +333,10 @@ def delete_endless(
 
 
 def _blocks_caller(record: bytes, kind: Kind | None) -> bool:
-    """Return whether a record is a lease whose loader may wait for the caller."""
+    """Return whether a record is a lease whose loader calls this."""
     if kind is not Kind.LEASE:
         return False
-    return any(record == lease_record(token) for token in held_tokens()) or keeps_loader_waiting()
+    return any(record == lease_record(token) for token in held_tokens())
 
 
 def _note_lease(context: Context, lease: LeaseRequest, other: bytes) -> float:

@@ -287,7 +287,8 @@ def _lease_and_load(
                 yield from delete_endless(context, leases.values(), replies)
             leases = answers.retry
             if answers.must_wait:
-                if fill_options.may_fill is not None and not (yield fill_options.may_fill):
+                may_store = fill_options.may_fill is None or (yield fill_options.may_fill)
+                if not may_store or not (yield from wait.is_allowed(leases.values())):
                     call = LoaderCall({}, loader_of([*leases]), partial(values_of, names=[*leases]))
                     values.update((yield from load_and_fill(context, call, fill_options, tokens)))
                     break

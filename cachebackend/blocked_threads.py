@@ -1,0 +1,168 @@
+"""The threads that a wait for a lease blocks, and the loaders that need one of them.
+
+``sync_to_async`` runs the blocking code of a request, or of all tasks of a process, in one thread:
+
+    1. task      aget: takes the lease of a row; the thread is to load it
+    2. thread    reads a list that has the row: would wait for the lease, and the loader for the thread
+
+So the caller of 2 does not wait: it loads, too, and stores nothing. The lease that it meets may be another
+one, whose loader waits for a loader that needs the thread. So it is asked of every loader of the process.
+
+A thread that waits in ``async_to_sync`` runs what the tasks of that call give it meanwhile. Only what is
+given to it in another way has to wait.
+
+A loader may also call ``asyncio.to_thread``. Then it waits if all threads of that pool wait for leases.
+
+Blocking code in the thread of an event loop never waits: no task of the loop could continue.
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from collections.abc import Iterable, Iterator, Mapping
+from threading import Thread, current_thread
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary, ref
+
+from asgiref.sync import AsyncToSync, SyncToAsync
+
+from cachebackend.interrupts import raise_interrupt
+
+__all__ = ["LeaseHolder", "Wait", "kept"]
+
+#: The threads that a wait blocks. The value gives a thread the work that it does meanwhile; None: nothing.
+_Blocked: TypeAlias = Mapping[Thread, Any]
+
+
+class LeaseHolder:
+    """Code that holds a lease, and the threads that it may give work to.
+
+    Args:
+        tokens: The tokens of its leases, and of the leases of the loaders around it.
+    """
+
+    __slots__ = ("__weakref__", "_context", "_is_task", "_loop", "_parent", "tokens")
+
+    def __init__(self, tokens: tuple[bytes, ...] = ()) -> None:
+        self.tokens = tokens
+        loop = _get_running_loop()
+        self._is_task = loop is not None
+        self._loop = loop if self._is_task else getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+        self._parent = _parent()
+        self._context = SyncToAsync.thread_sensitive_context.get(None)
+
+    def may_wait_for(self, blocked: _Blocked) -> bool:
+        """Return whether it may wait for work that only the blocked threads could do.
+
+        Blocking code rarely gives work to another thread: a loader that calls ``asyncio.run`` may. The work
+        that waits for that thread shows whether it has done so.
+        """
+        executor = self._executor()
+        thread = getattr(executor, "_work_thread", None)
+        if thread is not None:  # it waits in ``async_to_sync``
+            is_blocked = thread in blocked and blocked[thread] is not executor
+        else:
+            is_blocked = not getattr(executor, "_threads", set()).isdisjoint(blocked)
+        if is_blocked and (self._is_task or _has_work(executor)):
+            return True
+        pool = getattr(self._loop, "_default_executor", None)
+        threads = frozenset(getattr(pool, "_threads", ()))
+        return not threads.isdisjoint(blocked) and _has_work(pool) and threads <= _waiting_threads()
+
+    def _executor(self) -> Any:
+        """Return what ``sync_to_async`` gives blocking code of its tasks to; None: it has not begun."""
+        if self._parent is not None:
+            return _unended(self._parent)
+        if self._context is not None:
+            return SyncToAsync.context_to_thread_executor.get(self._context)
+        # One thread for the tasks of all loops, unless ``async_to_sync`` has made the loop
+        loops: dict[Any, Any] = AsyncToSync.loop_thread_executors
+        executor = loops.get(self._loop) if self._is_task else None
+        return SyncToAsync.single_thread_executor if executor is None else _unended(executor)
+
+
+#: The holders of the leases that ``lease_on_get`` keeps until a set, by the lease's record.
+kept: WeakValueDictionary[bytes, LeaseHolder] = WeakValueDictionary()
+#: The waits of this process.
+_waits: set[ref[Wait]] = set()
+
+
+class Wait:
+    """The wait of one caller for leases. It ends with its only reference.
+
+    Attributes:
+        blocked: The threads that it blocks.
+    """
+
+    __slots__ = ("__weakref__", "_reference", "blocked")
+
+    def __init__(self) -> None:
+        self.blocked: _Blocked = {}
+        self._reference = ref(self, _waits.discard)
+        _waits.add(self._reference)
+
+    def is_allowed(self, holders: Iterable[LeaseHolder], *, is_task: bool) -> bool:
+        """Return whether the caller may wait; False: a holder may wait for the caller.
+
+        Args:
+            holders: The code that holds leases in this process, except the loaders around the caller.
+            is_task: Whether other tasks of the event loop run while the caller waits.
+        """
+        if not is_task and _get_running_loop() is not None:
+            return False
+        try:
+            self.blocked = blocked = _blocked(is_task)
+            is_waited_for = any(holder.may_wait_for(blocked) for holder in holders)
+        except AttributeError as error:  # another release of asgiref has its threads elsewhere
+            raise_interrupt(error)
+            return True
+        if is_waited_for:
+            self.end()
+        return not is_waited_for
+
+    def end(self) -> None:
+        """Note that the caller does not wait any more, or does something else first."""
+        self.blocked = {}
+
+
+def _waiting_threads() -> set[Thread]:
+    """Return the threads that wait for leases."""
+    waits = [reference() for reference in tuple(_waits)]
+    return {thread for wait in waits if wait is not None for thread in wait.blocked}
+
+
+def _has_work(executor: Any) -> bool:
+    """Return whether work waits for the threads of an executor."""
+    if hasattr(executor, "_work_items"):
+        return bool(executor._work_items)
+    queue = getattr(executor, "_work_queue", None)
+    return queue is not None and queue.qsize() > 0
+
+
+def _blocked(is_task: bool) -> _Blocked:
+    """Return the threads that a wait blocks: that of its caller, and those that wait in ``async_to_sync``."""
+    blocked: dict[Thread, Any] = {} if is_task else {current_thread(): None}
+    for executor in _parents():
+        if not getattr(executor, "_broken", False):
+            blocked.setdefault(executor._work_thread, executor)
+    return blocked
+
+
+def _parent() -> Any:
+    """Return what runs blocking code of this task in a thread that waits for it; None: no thread does."""
+    return getattr(getattr(AsyncToSync, "executors", None), "current", None)
+
+
+def _parents() -> Iterator[Any]:
+    """Yield ``_parent``, and those of the calls of ``async_to_sync`` around that one."""
+    executor = _parent()
+    while executor is not None:
+        yield executor
+        executor = getattr(executor, "_old_executor", None)
+
+
+def _unended(executor: Any) -> Any:
+    """Return a call of ``async_to_sync``; if it has ended, the call around it, which does its tasks' work."""
+    while getattr(executor, "_broken", False) and getattr(executor, "_old_executor", None) is not None:
+        executor = executor._old_executor
+    return executor

@@ -1,0 +1,167 @@
+"""Which waits for leases are allowed: those for which no holder of a lease may wait."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+
+from cachebackend import blocked_threads
+from cachebackend.blocked_threads import LeaseHolder, Wait
+
+
+def may_wait(*holders: LeaseHolder) -> bool:
+    """Return whether blocking code may wait."""
+    return Wait().is_allowed(holders, is_task=False)
+
+
+def may_task_wait(*holders: LeaseHolder) -> bool:
+    """Return whether a task may wait."""
+    return Wait().is_allowed(holders, is_task=True)
+
+
+def test_the_thread_of_a_task_does_not_wait_for_it() -> None:
+    """Another thread does, and so does another task, which keeps no thread."""
+
+    async def main() -> list[bool]:
+        holder = LeaseHolder()
+        thread, other = sync_to_async(may_wait)(holder), asyncio.to_thread(may_wait, holder)
+        return [await thread, await other, may_task_wait(holder)]
+
+    assert asyncio.run(main()) == [False, True, True]
+
+
+def test_each_request_has_its_thread() -> None:
+    """The thread of one request waits for a task of another one."""
+
+    async def holder_of_request() -> tuple[LeaseHolder, bool]:
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()  # the thread begins
+            holder = LeaseHolder()
+            return holder, await sync_to_async(may_wait)(holder)
+
+    async def other_request() -> bool:
+        async with ThreadSensitiveContext():
+            return await sync_to_async(may_wait)(await first)
+
+    async def main() -> list[bool]:
+        nonlocal first
+        holder, in_own_thread = await holder_of_request()
+        first = asyncio.get_running_loop().create_future()
+        first.set_result(holder)
+        return [in_own_thread, await other_request()]
+
+    first: asyncio.Future[LeaseHolder]
+    assert asyncio.run(main()) == [False, True]
+
+
+def test_a_thread_in_async_to_sync_works_for_its_tasks() -> None:
+    """A task waits for another task of the call, but not for one whose work the thread cannot do then."""
+
+    async def holder_outside() -> LeaseHolder:
+        return LeaseHolder()
+
+    async def of_call(outside: LeaseHolder) -> list[bool]:
+        return [may_task_wait(LeaseHolder()), may_task_wait(outside)]
+
+    async def main() -> list[bool]:
+        return await sync_to_async(lambda: async_to_sync(of_call)(outside))()
+
+    outside = LeaseHolder()
+    assert async_to_sync(of_call)(outside) == [True, True]  # blocking code has its thread
+    outside = asyncio.run(holder_outside())
+    assert asyncio.run(main()) == [True, False]
+
+
+def test_blocking_code_never_waits_in_an_event_loop() -> None:
+    """Even if no loader runs yet: a task of the loop may be about to take it."""
+
+    async def main() -> list[bool]:
+        return [may_wait(), await asyncio.to_thread(may_wait)]
+
+    assert asyncio.run(main()) == [False, True]
+
+
+def test_work_shows_that_blocking_code_waits_for_a_thread() -> None:
+    """A loader in a thread that starts an event loop."""
+    running, is_given = threading.Event(), threading.Event()
+
+    def ask(holder: LeaseHolder) -> list[bool]:
+        before = may_wait(holder)
+        running.set()
+        is_given.wait()
+        return [before, may_wait(holder)]
+
+    async def main() -> list[bool]:
+        asked = asyncio.create_task(sync_to_async(ask)(holder))
+        await asyncio.to_thread(running.wait)
+        work = asyncio.create_task(sync_to_async(int)())
+        await asyncio.sleep(0)  # the work is given
+        is_given.set()
+        await work
+        return await asked
+
+    holder = LeaseHolder()
+    assert asyncio.run(main()) == [True, False]
+
+
+@pytest.mark.parametrize("other_waits", [True, False])
+def test_the_last_thread_of_a_pool_does_not_wait(other_waits: bool) -> None:
+    """If work waits for the pool, and its other threads wait for leases, too."""
+    begun, is_given = threading.Barrier(3), threading.Event()
+
+    def stay(holder: LeaseHolder) -> None:
+        wait = Wait()
+        assert not other_waits or wait.is_allowed([holder], is_task=False)
+        begun.wait()
+        asked.wait()
+
+    def ask(holder: LeaseHolder) -> bool:
+        begun.wait()
+        is_given.wait()
+        is_allowed = may_wait(holder)
+        asked.set()
+        return is_allowed
+
+    async def main() -> bool:
+        loop, holder = asyncio.get_running_loop(), LeaseHolder()
+        loop.set_default_executor(ThreadPoolExecutor(2))
+        busy = [loop.run_in_executor(None, each, holder) for each in (stay, ask)]
+        with ThreadPoolExecutor(1) as helper:
+            await loop.run_in_executor(helper, begun.wait)
+        work = loop.run_in_executor(None, int)
+        is_given.set()
+        return bool((await asyncio.gather(*busy, work))[1])
+
+    asked = threading.Event()
+    assert asyncio.run(main()) is not other_waits
+
+
+def test_an_ended_wait_blocks_no_thread() -> None:
+    """Also if it ends with its only reference."""
+    wait = Wait()
+    assert wait.is_allowed([LeaseHolder()], is_task=False)
+    assert threading.current_thread() in blocked_threads._waiting_threads()
+    wait.end()
+    assert threading.current_thread() not in blocked_threads._waiting_threads()
+    before = len(blocked_threads._waits)
+    del wait
+    gc.collect()
+    assert len(blocked_threads._waits) == before - 1
+
+
+def test_another_release_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it has its threads elsewhere, callers wait."""
+
+    async def main() -> bool:
+        return await sync_to_async(may_wait)(LeaseHolder())
+
+    def fail(_: bool) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(blocked_threads, "_blocked", fail)
+    assert asyncio.run(main())

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from threading import Thread, current_thread
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary, ref
@@ -153,9 +154,20 @@ def _parent() -> Any:
     return getattr(getattr(AsyncToSync, "executors", None), "current", None)
 
 
+def _hidden_parent() -> Any:
+    """Return ``_parent`` of the task that has started this thread, if the thread has its context."""
+    variable = getattr(getattr(getattr(AsyncToSync, "executors", None), "_storage", None), "_data", None)
+    stored = variable.get(None) if isinstance(variable, ContextVar) else None
+    return getattr(stored, "data", {}).get("current")
+
+
 def _parents() -> Iterator[Any]:
-    """Yield ``_parent``, and those of the calls of ``async_to_sync`` around that one."""
-    executor = _parent()
+    """Yield the calls of ``async_to_sync`` around the caller, the innermost one first.
+
+    Code that ``asyncio.to_thread`` calls has the context of its task, but asgiref hides what is of the task's
+    thread.
+    """
+    executor = _parent() or _hidden_parent()
     while executor is not None:
         yield executor
         executor = getattr(executor, "_old_executor", None)

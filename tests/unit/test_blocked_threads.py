@@ -77,6 +77,26 @@ def test_a_thread_in_async_to_sync_works_for_its_tasks() -> None:
     assert asyncio.run(main()) == [True, False]
 
 
+def test_a_thread_waits_in_async_to_sync_for_asyncio_to_thread() -> None:
+    """So that one does not wait either for a task that needs the thread that waits for it."""
+
+    async def of_call(outside: LeaseHolder) -> bool:
+        return await asyncio.to_thread(may_wait, outside)
+
+    async def main() -> bool:
+        return await sync_to_async(lambda: async_to_sync(of_call)(LeaseHolder()))()
+
+    async def other() -> list[bool]:
+        holder = LeaseHolder()
+        return [
+            await sync_to_async(lambda: async_to_sync(of_call, force_new_loop=True)(holder))(),
+            await of_call(holder),
+        ]
+
+    assert asyncio.run(main())
+    assert asyncio.run(other()) == [False, True]
+
+
 def test_blocking_code_never_waits_in_an_event_loop() -> None:
     """Even if no loader runs yet: a task of the loop may be about to take it."""
 

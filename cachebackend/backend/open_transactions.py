@@ -252,15 +252,19 @@ class OpenTransaction:
             self.rolled_back = _rollbacks
 
     def _ending(self, end: Callable[[], None], *, commits: bool) -> Callable[[], None]:
-        """Return a method that ends a transaction, so that it also forgets the statements."""
+        """Return a method that ends a transaction, so that it also forgets the statements.
+
+        The driver refuses to end a transaction in the middle of psycopg's ``transaction()``: it continues.
+        """
 
         def end_and_forget() -> None:
-            is_committed = False
+            has_ended = is_committed = False
             try:
                 end()
-                is_committed = commits
+                has_ended, is_committed = True, commits
             finally:
-                self._begin(is_committed=is_committed)
+                if has_ended or not is_open(self.connection):
+                    self._begin(is_committed=is_committed)
 
         return end_and_forget
 

@@ -102,11 +102,13 @@ def _wrap_transaction_methods(connection: BaseDatabaseWrapper) -> None:
     def rollback_with_deletes() -> None:
         _delete_if_ended(connection)
         deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-        setattr(connection, _ATTRIBUTE, None)
+        has_ended = False
         try:
             rollback()
+            has_ended = True
         finally:
-            if deletes is not None:
+            if deletes is not None and (has_ended or not is_open(connection)):
+                setattr(connection, _ATTRIBUTE, None)
                 deletes.end_quarantines()
 
     def run_deletes_and_callbacks() -> None:
@@ -289,7 +291,7 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     _delete_if_ended(connection)
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
-    if deletes is not None and deletes.is_manual and not deletes.is_unmanaged and is_open(connection):
+    if deletes is not None and deletes.is_manual and is_open(connection):
         return _around_manual_statement(deletes, execute, *arguments)
     try:
         return execute(*arguments)
@@ -300,14 +302,15 @@ def _around_statement(execute: Callable[..., Any], *arguments: Any) -> Any:
 def _around_manual_statement(
     deletes: TransactionDeletes, execute: Callable[..., Any], *arguments: Any
 ) -> Any:
-    """Run a statement with autocommit off; delete the keys if it has ended the transaction, or may have.
+    """Run a statement in a transaction that Django does not commit; delete the keys if it may have ended it.
 
     ``COMMIT AND CHAIN`` begins another transaction. If a statement that may commit has not done so, its
-    quarantines end here, and the commit places new ones.
+    quarantines end here, and the commit places new ones. A transaction past Django has no quarantines, and its
+    writes have outbox rows already.
     """
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     may_commit = not is_aborted(connection) and _may_commit(arguments[0], connection)
-    if may_commit:
+    if may_commit and not deletes.is_unmanaged:
         deletes.before_commit(connection)
     try:
         return execute(*arguments)
@@ -320,7 +323,7 @@ def _around_manual_statement(
         if has_ended:
             setattr(connection, _ATTRIBUTE, None)
         if has_ended or may_commit:
-            deletes.after_commit(only_keys=True)
+            deletes.after_commit(only_keys=not (has_ended and deletes.is_unmanaged))
 
 
 def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:

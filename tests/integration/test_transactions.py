@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth.models import Group
-from django.db import DataError, OperationalError, connection, connections, transaction
+from django.db import DataError, OperationalError, ProgrammingError, connection, connections, transaction
 from django.db.models.functions import Now
 from django.db.transaction import TransactionManagementError
 from django.test import TestCase, override_settings
@@ -381,6 +381,38 @@ def test_a_rollback_past_django(article: Article) -> None:
         cursor.execute("ROLLBACK")
     assert OutboxRow.objects.count() == 0
     assert cached_title() == "First"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("end", [transaction.commit, transaction.rollback])
+def test_a_transaction_continues_that_django_may_not_end(article: Article, end: Callable[[], None]) -> None:
+    """The driver refuses it inside its own block. Changes are still those of the open transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    with connection.connection.transaction():
+        save(article, "New")
+        with pytest.raises(ProgrammingError, match="forbidden within a Transaction"):
+            end()
+        assert cached_title() == "First"  # and it is cached again
+        assert Article.cached.get(slug="first").title == "New"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert cached_title() == "New"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("commit", ["COMMIT AND CHAIN", "COMMIT; BEGIN"])
+def test_a_commit_past_django_may_begin_another_transaction(article: Article, commit: str) -> None:
+    """Its keys are deleted at once, and its outbox row remains for the relay."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        save(article, "New")
+        assert cached_title() == "First"
+        cursor.execute(commit)
+        assert cached_title() == "New"
+        assert in_thread(OutboxRow.objects.count) == 1
+        cursor.execute("ROLLBACK")
+    assert OutboxRow.objects.count() == 0
 
 
 @pytest.mark.postgres

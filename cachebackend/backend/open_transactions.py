@@ -364,8 +364,18 @@ def is_open(connection: Any) -> bool:
 
 
 def is_unmanaged(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether a transaction is open that Django did not begin, and will not commit."""
-    return connection.autocommit and not connection.in_atomic_block and is_open(connection)
+    """Return whether a transaction is open that Django did not begin, and will not commit.
+
+    Without autocommit, psycopg's ``transaction()`` commits what it has begun, and only psycopg knows what.
+    """
+    if connection.in_atomic_block and (connection.autocommit or connection.commit_on_exit):
+        return False
+    return (connection.autocommit or _is_in_driver_block(connection)) and is_open(connection)
+
+
+def _is_in_driver_block(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the connection is in psycopg's ``transaction()``."""
+    return getattr(connection.connection, "_num_transactions", 0) > 0
 
 
 def any_may_keep_snapshot() -> bool:

@@ -74,6 +74,7 @@ class TransactionDeletes(CommittedDeletes):
         self.is_manual = not (connection.in_atomic_block and connection.commit_on_exit)
         #: Whether the program has begun the transaction past Django, as ``BEGIN`` in raw SQL does.
         self.is_unmanaged = is_unmanaged(connection)
+        self._is_in_autocommit = connection.autocommit
         self._was_open = is_open(connection)
         #: The session of a manual transaction. A transaction does not outlive its session.
         self._session = connection.connection
@@ -91,7 +92,9 @@ class TransactionDeletes(CommittedDeletes):
         transactions. Deletes that an outer savepoint created also hold the keys of inner ones, so
         after a rollback of an inner savepoint they delete too much at worst.
         """
-        if self._is_committed or (self.is_unmanaged and not is_unmanaged(connection)):
+        if self._is_committed:
+            return False
+        if self.is_unmanaged and self._is_in_autocommit and not is_unmanaged(connection):
             return False
         if self.is_manual:
             return self._session is connection.connection
@@ -99,7 +102,7 @@ class TransactionDeletes(CommittedDeletes):
 
     def has_ended(self, connection: BaseDatabaseWrapper) -> bool:
         """Return whether the transaction has ended past Django."""
-        if self.is_unmanaged:
+        if self.is_unmanaged and self._is_in_autocommit:
             return not is_unmanaged(connection)
         return self.is_manual and self._was_open and not is_open(connection)
 

@@ -305,12 +305,12 @@ def _around_manual_statement(
     """Run a statement in a transaction that Django does not commit; delete the keys if it may have ended it.
 
     ``COMMIT AND CHAIN`` begins another transaction. If a statement that may commit has not done so, its
-    quarantines end here, and the commit places new ones. A transaction past Django has no quarantines, and its
+    quarantines end here, and the commit places new ones. In a transaction past Django none are placed, and
     writes have outbox rows already.
     """
     connection: BaseDatabaseWrapper = arguments[-1]["connection"]
     may_commit = not is_aborted(connection) and _may_commit(arguments[0], connection)
-    if may_commit and not deletes.is_unmanaged:
+    if may_commit and not is_unmanaged(connection):
         deletes.before_commit(connection)
     try:
         return execute(*arguments)
@@ -323,7 +323,7 @@ def _around_manual_statement(
         if has_ended:
             setattr(connection, _ATTRIBUTE, None)
         if has_ended or may_commit:
-            deletes.after_commit(only_keys=not (has_ended and deletes.is_unmanaged))
+            deletes.after_commit(only_keys=not (has_ended and connection.autocommit))
 
 
 def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:
@@ -342,7 +342,7 @@ def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:
     deletes: TransactionDeletes | None = getattr(connection, _ATTRIBUTE, None)
     if deletes is not None and deletes.has_ended(connection):
         setattr(connection, _ATTRIBUTE, None)
-        deletes.after_commit(only_keys=not deletes.is_unmanaged)
+        deletes.after_commit(only_keys=not connection.autocommit)
 
 
 connect_pending_keys(pending_keys)

@@ -181,6 +181,33 @@ def test_a_commit_by_the_driver_is_noticed_afterwards(article: Article, follow: 
 
 @pytest.mark.postgres
 @pytest.mark.usefixtures("manual")
+@pytest.mark.parametrize("write", WRITES)
+def test_a_block_of_the_driver_writes_outbox_rows(article: Article, write: Callable[..., None]) -> None:
+    """Its commit is noticed only afterwards, and a process may be killed before that."""
+    with connection.connection.transaction():
+        write(article, "New")
+        assert cached_title() == "First"  # and it is cached again
+    assert in_thread(OutboxRow.objects.count) == 1
+    transaction.rollback()
+    assert cached_title() == "New"
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
+def test_a_block_of_the_driver_inside_a_transaction_of_the_program(article: Article) -> None:
+    """It is a savepoint, and the program commits."""
+    save(article, "New")
+    with connection.connection.transaction():
+        save(article, "Newer")
+    save(article, "Newest")
+    assert cached_title() == "First"
+    transaction.commit()
+    assert cached_title() == "Newest"
+    assert OutboxRow.objects.count() == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("manual")
 def test_a_commit_of_a_failed_transaction_rolls_it_back(article: Article) -> None:
     """As Postgres does; no outbox row can be written before it."""
     save(article, "New")

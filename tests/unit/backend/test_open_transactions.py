@@ -31,7 +31,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.connection: Any = SimpleNamespace(in_transaction=False)
         self.execute_wrappers: list[Any] = []
-        self.in_atomic_block, self.autocommit = True, False
+        self.in_atomic_block, self.autocommit, self.commit_on_exit = True, False, True
 
     def run(self, sql: Any, *, ends: bool = False, fails: bool = False) -> None:
         def execute(*_: Any) -> None:

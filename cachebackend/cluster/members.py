@@ -40,6 +40,8 @@ class Members:
         self._new_node, self._prepare = new_node, prepare
         #: The index of the shard of each server that was seen, by the server's ID.
         self._shard_of: dict[str, int] = {}
+        #: The indexes of the shards that the last topology has.
+        self._present: frozenset[int] = frozenset()
 
     def add(self) -> int:
         """Add a shard without a primary; return its index."""
@@ -66,6 +68,7 @@ class Members:
             self.shards[index].become(shard)
             for server in (shard.primary, *shard.replicas):
                 self._shard_of[server.id] = index
+        self._present = frozenset(index for index, _ in indexed)
         return indexed
 
     def free_index(self, owners: Sequence[int], taken: Collection[int] = ()) -> int:
@@ -87,11 +90,18 @@ class Members:
         return self.add()
 
     def index_at(self, address: tuple[str, int]) -> int | None:
-        """Return the index of the shard whose primary has an address; None: there is none."""
+        """Return the index of the shard whose primary has an address; None: there is none.
+
+        A server that was reset and joined again has another ID at the same address. Its former shard, which
+        has no slots any more, must not be asked instead of the present one, which may have to get deletes first.
+        """
+        found = None
         for index, node in self.shards.items():
             if node.server is not None and (node.server.host, node.server.port) == address:
-                return index
-        return None
+                if index in self._present:
+                    return index
+                found = index if found is None else found
+        return found
 
     def only_other_at(self, port: int, asked: tuple[str, int]) -> tuple[str, int] | None:
         """Return the address of the only primary with a port beside the one that was asked; None: not one."""

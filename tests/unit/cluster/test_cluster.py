@@ -163,6 +163,14 @@ def test_a_server_that_gets_all_slots_of_another_beside_its_own_is_not_ejected(c
     assert held(cluster) == [False, False]
 
 
+@pytest.mark.parametrize("kind", ["MOVED", "ASK"])
+def test_a_server_that_was_reset_is_asked_as_the_one_that_it_is_now(cluster: Cluster, kind: str) -> None:
+    """It has another ID at the same address; its former shard is not ejected until it has got deletes."""
+    cluster._apply(topology((A, [C], [LOW]), (B._replace(id="reset"), [], [HIGH])))
+    assert held(cluster) == [False, False, True]
+    assert cluster.target(cluster.shards[0], RedirectedError.read(f"{kind} 9000 {B.name}")) == 2
+
+
 def test_another_server_in_the_place_of_one_that_imports_gets_first_what_it_missed(cluster: Cluster) -> None:
     """The former primary A may have been a replica meanwhile."""
     cluster._apply(topology((B, [D], [LOW, HIGH])))

@@ -91,6 +91,8 @@ class Cluster(Reloads):
         #: The owner of each slot, or ``_NOBODY``, when the topology was last read; redirections may have
         #: changed some since.
         self._last_read: Sequence[int] = self.ring.owners
+        #: The nodes in ``_last_read``: each redirection looks for one.
+        self._last_owners = frozenset(self._last_read)
         #: Held while the table is changed.
         self._table_lock = threading.Lock()
         self._empty_log = LogRateLimit(clock)
@@ -207,7 +209,7 @@ class Cluster(Reloads):
                 self._hold(
                     {new for old, new in moves if new not in kept and (new not in asked or old not in left)}
                 )
-            self._last_read = served
+            self._last_read, self._last_owners = served, frozenset(served)
             self._epoch = topology.epoch
             self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
         if moves:
@@ -314,7 +316,7 @@ class Cluster(Reloads):
         if address is None:
             return None
         index = self._members.index_at(address)
-        if index is None or index in self._last_read:
+        if index is None or index in self._last_owners:
             return index
         # It has no slots as far as is known. If it is a replica, or has one now, it may have been promoted:
         # the table is read first

@@ -93,7 +93,7 @@ class Members:
         """Return the index of the shard whose primary has an address; None: there is none.
 
         A server that was reset and joined again has another ID at the same address. Its former shard, which
-        has no slots any more, must not be asked instead of the present one, which may have to get deletes first.
+        has no slots any more, must not be asked instead: the present one may have to get deletes first.
         """
         found = None
         for index, node in self.shards.items():

@@ -15,10 +15,12 @@ keys could find some at A and some at B, so they are sent for each key alone (``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from cachebackend.cluster.shard import ShardNode
+from cachebackend.cluster.topology import UNNAMED
 from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
@@ -57,8 +59,8 @@ class Table(Protocol):
         """Use the new owner of a slot."""
         ...
 
-    def try_reload(self) -> None:
-        """Read the topology; if no server answers, log that."""
+    def look_for(self, servers: Collection[Hashable]) -> None:
+        """Read the topology to find servers that it lacks, by a name for each of them."""
         ...
 
 
@@ -83,8 +85,8 @@ def follow(
     for _ in range(MAX_REDIRECTIONS):
         if RedirectedError not in map(type, replies):
             return replies
-        if not _knows_all(table, servers, replies):
-            table.try_reload()
+        if unknown := _unknown(table, servers, replies):
+            table.look_for(unknown)
         for (node, is_ask), positions in _groups(table, commands, servers, replies).items():
             batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, Node.send(node, batch).receive(), is_ask=is_ask)
@@ -99,20 +101,21 @@ async def follow_async(
     for _ in range(MAX_REDIRECTIONS):
         if RedirectedError not in map(type, replies):
             return replies
-        if not _knows_all(table, servers, replies):
-            await call_in_thread(table.try_reload)
+        if unknown := _unknown(table, servers, replies):
+            await call_in_thread(partial(table.look_for, unknown))
         for (node, is_ask), positions in _groups(table, commands, servers, replies).items():
             batch = _batch(table, commands, positions, is_ask=is_ask)
             _put(replies, positions, await Node.submit(node, batch), is_ask=is_ask)
     return _given_up(replies)
 
 
-def _knows_all(table: Table, servers: Sequence[ShardNode], replies: Sequence[Reply]) -> bool:
-    return all(
-        table.target(server, reply) is not None
+def _unknown(table: Table, servers: Sequence[ShardNode], replies: Sequence[Reply]) -> set[Hashable]:
+    """Return a name for each server that a redirection names, and that the table does not have."""
+    return {
+        (server.name, reply.host, reply.port, reply.slot if reply.host == UNNAMED else 0)
         for server, reply in zip(servers, replies, strict=True)
-        if isinstance(reply, RedirectedError)
-    )
+        if isinstance(reply, RedirectedError) and table.target(server, reply) is None
+    }
 
 
 def _groups(

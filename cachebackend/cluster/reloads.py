@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable
 from weakref import WeakSet
 
 from cachebackend.clock import Clock
@@ -44,6 +45,8 @@ class Reloads(ABC):
         self._attempts = 0
         self._retry_at = 0.0
         self._failure = ""
+        #: When the topology was last read to find each of some servers, in seconds.
+        self._sought: dict[Hashable, float] = {}
         #: The thread that reads the topology in the background, or has done so.
         self._reloader: threading.Thread | None = None
         _ALL.add(self)
@@ -130,6 +133,24 @@ class Reloads(ABC):
         except CONNECTION_ERRORS as error:
             raise_interrupt(error)
             logger.warning("the topology of the cluster cannot be read: %s", error)
+
+    def look_for(self, servers: Collection[Hashable]) -> None:
+        """Read the topology to find servers that it lacks; in the background if that was just done.
+
+            1. cluster  one server gives its slot to a server that hangs; the others do not hear of that
+            2. command  is redirected to the server that hangs: no topology has it
+            3. command  the next one is redirected, too: the topology is not read again before each command
+
+        Args:
+            servers: A name for each of them, the same one each time.
+        """
+        oldest = self._clock.monotonic() - PAUSE_SECONDS
+        if all(self._sought.get(each, oldest) > oldest for each in servers):
+            self.reload_soon()
+            return
+        self.try_reload()
+        recent = {each: at for each, at in self._sought.items() if at > oldest}
+        self._sought = recent | dict.fromkeys(servers, self._clock.monotonic())
 
     def note_unserved(self) -> None:
         """Read the topology in another thread, unless that was done in the last second."""

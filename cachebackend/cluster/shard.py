@@ -158,7 +158,7 @@ class ShardNode(Node):
         if shard.primary == former:
             return
         self.server = shard.primary
-        self.name = shard.primary.name
+        self.name = self.handshake.name = shard.primary.name
         if self.breaker is not None:
             self.breaker.name = self.name
         self.renew_connections()

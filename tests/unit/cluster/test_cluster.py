@@ -40,6 +40,7 @@ def test_a_promoted_replica_is_the_same_shard(cluster: Cluster) -> None:
     breaker = cluster.nodes[0].breaker
     assert breaker is not None
     assert "has taken over from a.test:7000" in breaker.state.error
+    assert cluster.nodes[0].handshake.name == "c.test:7000"  # it names the server that refuses a command
 
 
 def test_a_new_shard_gets_the_next_index(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from cachebackend.cluster import Cluster, ShardNode
+from cachebackend.cluster.reloads import PAUSE_SECONDS
 from cachebackend.cluster.topology import Server
 from cachebackend.drivers import FailedNodes, note_failure
 from cachebackend.effects import Command, Reply
@@ -16,6 +17,7 @@ from cachebackend.node import Node
 from cachebackend.node.translate import reply_error
 from cachebackend.protocol.ring.node_deletes import confirm_command
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
+from tests.unit.test_clock import HeldClock
 
 GET, SET = (b"GET", b"bar"), (b"SET", b"bar", b"1")
 MOVED_TO_B = RedirectedError.read("MOVED 5061 b.test:7000")
@@ -121,6 +123,23 @@ def test_an_unknown_server_is_looked_for(cluster: Cluster, monkeypatch: pytest.M
     first, second = follow(cluster, unknown)
     assert (first, answers.sent) == (b"1", [("e.test:7000", [GET])])
     assert isinstance(second, NodeUnavailableError)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_server_that_no_topology_has_does_not_let_each_command_read_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """It hangs, and one server alone has given it a slot. After a pause it is looked for again at once."""
+    clock, reads = HeldClock(), list[str]()
+    monkeypatch.setattr(cluster, "_clock", clock)
+    monkeypatch.setattr(cluster, "reload", lambda: reads.append("now"))
+    monkeypatch.setattr(cluster, "reload_soon", lambda: reads.append("soon"))
+    for passed in (0.0, PAUSE_SECONDS / 2, PAUSE_SECONDS):
+        clock.seconds += passed
+        [reply] = follow(cluster, [RedirectedError.read("MOVED 5061 e.test:7000")], is_async=is_async)
+        assert isinstance(reply, NodeUnavailableError)
+    follow(cluster, [RedirectedError.read("MOVED 5061 f.test:7000")], is_async=is_async)
+    assert reads == ["now", "soon", "now", "now"]
 
 
 def test_a_redirection_without_a_host_means_the_host_that_was_asked(

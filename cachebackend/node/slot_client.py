@@ -7,7 +7,7 @@ is down would take the locks of all others away.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Protocol, TypeAlias
 
 import redis.exceptions
@@ -34,8 +34,8 @@ class Table(Protocol):
         """Return where this process reaches the server that a redirection names; None: it is not known."""
         ...
 
-    def try_reload(self) -> None:
-        """Read the topology; if no server answers, log that."""
+    def look_for(self, servers: Collection[Hashable]) -> None:
+        """Read the topology to find servers that it lacks, by a name for each of them."""
         ...
 
     def reload_soon(self) -> None:
@@ -123,14 +123,17 @@ class SlotClient(RedisClient):
         """Return where to send a command that a server has redirected."""
         with readable():
             redirection = RedirectedError.read(f"{'ASK' if is_ask else 'MOVED'} {error.args[0]}")
-        if is_ask:
-            if (address := self._table.reached_at(asked, redirection)) is None:
-                raise error
-            return address
-        if (owner := self._table.primary_of(redirection.slot)) == asked:
-            self._table.try_reload()
+        if not is_ask:
             owner = self._table.primary_of(redirection.slot)
-        return owner
+            if owner == asked:
+                self._table.look_for([(asked, redirection.host, redirection.port)])
+                owner = self._table.primary_of(redirection.slot)
+            if owner != asked:
+                return owner
+            # The other servers have not heard yet that the slot has moved
+        if (address := self._table.reached_at(asked, redirection)) is None:
+            raise error
+        return address
 
 
 def _reply(client: RedisClient, args: Any, options: Any, *, is_ask: bool) -> Any:

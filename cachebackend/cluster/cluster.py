@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cachebackend.clock import Clock, LogRateLimit
 from cachebackend.cluster.keys import key_of
 from cachebackend.cluster.members import Members
-from cachebackend.cluster.reader import TopologyReader
+from cachebackend.cluster.reader import NoSlotsError, TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.reloads import Reloads
 from cachebackend.cluster.shard import ShardNode
@@ -27,7 +27,7 @@ from cachebackend.node import Node
 from cachebackend.node.endpoint import Address
 from cachebackend.node.handshake import Handshake
 from cachebackend.options import AddressMap, ClusterAddress, NodeAddress, Password
-from cachebackend.ring import ClusterRing, cluster_slot
+from cachebackend.ring import CLUSTER_SLOTS, ClusterRing, cluster_slot
 
 if TYPE_CHECKING:
     from cachebackend.node.clients import RedisClient
@@ -151,7 +151,9 @@ class Cluster(Reloads):
                     logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
         with self._table_lock:
             known = {each for each in map(self._members.index_at, addresses) if each is not None}
-            self.ring.empty = tuple(self._index_at(each, known) for each in addresses)
+            indexes = [self._index_at(each, known) for each in addresses]
+            # A server that was reset says of itself that it has no slots; a replica may be promoted for it
+            self.ring.empty = tuple(each for each in indexes if self.ring.served_slot(each) is None)
 
     def _index_at(self, address: tuple[str, int], taken: Collection[int]) -> int:
         """Return the index of the shard whose primary has an address; add one for a server without slots.
@@ -166,7 +168,22 @@ class Cluster(Reloads):
         return index
 
     def _reload(self) -> None:
-        self._apply(self._read())
+        try:
+            topology = self._read()
+        except NoSlotsError as error:
+            raise_interrupt(error)
+            if self.is_loaded:
+                self._lose_slots()
+            raise
+        self._apply(topology)
+
+    def _lose_slots(self) -> None:
+        """Handle a cluster that was reset: no server has a slot. Commands still go to the last owners."""
+        with self._table_lock:
+            owners, unserved = self.ring.owners, frozenset(range(CLUSTER_SLOTS))
+            self._last_read = _served(owners, unserved)
+            self._last_owners = frozenset(self._last_read)
+            self.ring.replace(owners, self.ring.names, unserved)
 
     def _read(self) -> Topology:
         """Return the topology, of the servers that probably answer before the others.

@@ -14,7 +14,11 @@ from cachebackend.node.handshake import Handshake
 from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import AddressMap, ClusterAddress, Password, host_text
 
-__all__ = ["TopologyReader"]
+__all__ = ["NoSlotsError", "TopologyReader"]
+
+
+class NoSlotsError(ConnectionError):
+    """Servers of the cluster answer, and each of them knows of no slot that a server has."""
 
 
 class TopologyReader:
@@ -53,7 +57,8 @@ class TopologyReader:
                 nothing is known yet.
 
         Raises:
-            ConnectionError: No server answers, or the cluster has no slots.
+            NoSlotsError: The cluster has no slots, as far as its servers answer.
+            ConnectionError: No server answers.
         """
         found: list[tuple[bool, Topology]] = []
         failure = ""
@@ -70,9 +75,12 @@ class TopologyReader:
                 return topology
             found.append((is_same, topology))
         _, best = max(found, key=_rank, default=(False, None))
-        if best is None or not best.shards:
-            message = "no server of the cluster answers" if best is None else "the cluster has no slots yet"
+        if best is None:
+            message = "no server of the cluster answers"
             raise ConnectionError(message + failure)
+        if not best.shards:
+            message = "the cluster has no slots yet"
+            raise NoSlotsError(message + failure)
         return best
 
     def _ask(self, host: str, port: int) -> Topology:

@@ -37,6 +37,10 @@ _WAYS_OUT = (
     ("cannot serve: LOADING", "Wait until {address} has loaded its file."),
     ("cannot serve", "Repair what the error of {address} names."),
     ("closed the connection", "Read the log of the server at {address}, and start it if it does not run."),
+    (
+        "the cluster has no slots",
+        "Give them to its servers, with `valkey-cli --cluster create` or the same of `redis-cli`.",
+    ),
     ("is not reachable", "Repair the network to {address}, or start its machine."),
 )
 #: The kinds of faults that a node has, as the process that shows them sees it.

@@ -167,7 +167,7 @@ def node_figures(client: RingClient) -> list[NodeFigures]:
             client.nodes[index],
             info,
             index=index,
-            share=shares[index] / sum(shares) if index in of_ring else 0.0,
+            share=shares[index] / (sum(shares) or 1) if index in of_ring else 0.0,
             role="ring" if index in of_ring else _role(client, index),
         )
         for index, info in zip(indexes, infos, strict=True)

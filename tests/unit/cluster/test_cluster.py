@@ -13,7 +13,7 @@ from cachebackend.cluster.topology import Topology
 from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.options import ClusterAddress
-from cachebackend.ring import cluster_slot
+from cachebackend.ring import CLUSTER_SLOTS, cluster_slot
 from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
 
 
@@ -239,6 +239,21 @@ def test_slots_that_nobody_owns_stay_with_the_last_owner(cluster: Cluster) -> No
     assert (cluster.ring.shares(), len(cluster.ring.unserved)) == ([HALF, HALF], 0)
 
 
+def test_a_cluster_that_was_reset_has_no_slots(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its servers answer, so a report of them must not say that they have the slots of before."""
+
+    def ask(*_: object) -> Topology:
+        return topology()
+
+    monkeypatch.setattr(cluster._reader, "_ask", ask)
+    with pytest.raises(ConnectionError, match="has no slots"):
+        cluster.reload()
+    assert (cluster.ring.shares(), cluster.ring.owner_of_slot(HALF)) == ([0, 0], 1)
+    assert len(cluster.ring.unserved) == CLUSTER_SLOTS
+    cluster._apply(topology((A, [C], [LOW]), (B, [D], [HIGH])))
+    assert (cluster.ring.shares(), cluster.ring.unserved) == ([HALF, HALF], frozenset())
+
+
 def test_missed_deletes_go_with_the_slots(cluster: Cluster) -> None:
     """The new owner is ejected until it has got them; it is asked before the table changes."""
     seen: list[Any] = []
@@ -326,6 +341,16 @@ def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: p
     for _ in range(2):
         cluster.find_empty()
         assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}
+
+
+def test_a_server_that_was_reset_is_not_without_slots_as_long_as_the_table_has_some(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so of itself; the others have not noticed yet, and the status does not say both."""
+    server = [b"port", A.port, b"endpoint", A.host.encode(), b"role", b"master"]
+    monkeypatch.setattr(Node, "call", lambda node, command: [[b"slots", [], b"nodes", [server]]])
+    cluster.find_empty()
+    assert cluster.ring.empty == ()
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_again(

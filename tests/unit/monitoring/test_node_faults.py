@@ -101,6 +101,7 @@ def test_a_node_with_a_fault_of_its_own_has_no_second_one() -> None:
         (socket.gaierror("unknown"), "Correct the host name"),
         (ProtocolError("HTTP"), "Correct the port"),
         (NodeClosedError(), "Read the log of the server at h:1"),
+        (ConnectionError("the cluster has no slots yet"), "Give them to its servers"),
         (OSError(113, "No route to host"), "Repair the network to h:1"),
     ],
 )

@@ -22,7 +22,7 @@ from typing import Protocol, TypeAlias
 from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import UNNAMED
 from cachebackend.effects import Command, Reply, ScriptCall
-from cachebackend.errors import NodeUnavailableError, RedirectedError
+from cachebackend.errors import NodeReplyError, NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.threads import call_in_thread
 
@@ -164,10 +164,14 @@ def _batch(
 
 
 def _put(replies: list[Reply], positions: Sequence[int], new: Sequence[Reply], *, is_ask: bool) -> None:
+    is_refused = is_ask and isinstance(new[0], NodeReplyError)  # the user lacks the right to run ASKING
     for position, reply in zip(positions, new[1::2] if is_ask else new, strict=True):
         if isinstance(reply, NodeUnavailableError):
             reply.is_elsewhere = True
         replies[position] = reply
+        if is_refused and isinstance(reply, RedirectedError):
+            text = f"is moving the slot of the key, and its new server refuses ASKING: {new[0]}"
+            replies[position] = _failure(text)
 
 
 def _given_up(replies: list[Reply]) -> list[Reply]:

@@ -10,13 +10,21 @@ from cachebackend import protocol
 from cachebackend.client import RingClient
 from cachebackend.cluster import ShardNode
 from cachebackend.drivers import drive
-from cachebackend.errors import RingCacheError
+from cachebackend.effects import Command
+from cachebackend.errors import NodeReplyError, RingCacheError
 from cachebackend.monitoring.faults import MAX_CLOCK_SKEW_SECONDS
 from cachebackend.node import Node
 
 __all__ = ["Difference", "configure", "differences", "ring_faults"]
 
 _READS_WHEN_DOWN = b"cluster-allow-reads-when-down"
+#: Commands that the user of a cluster must be allowed to run, by their rights. ASKING is for PING alone.
+_OF_CLUSTERS: dict[str, Command] = {
+    "cluster|shards": (b"CLUSTER", b"SHARDS"),
+    "asking": (b"ASKING",),
+    "ping": (b"PING",),
+}
+_WAIT: dict[str, Command] = {"wait": (b"WAIT", b"0", b"1")}
 
 
 class Difference(NamedTuple):
@@ -117,7 +125,7 @@ def ring_faults(alias: str, client: RingClient, *, with_errors: bool = True) -> 
     faults += [f"{alias}: {fault}" for fault in _clock_faults(answers, client.context.clock.now())]
     in_ring = {name: info for name, info in answers.items() if name in client.ring.names}
     faults += [f"{alias}: {fault}" for fault in _policy_faults(in_ring)]
-    faults += [f"{alias}: {fault}" for fault in (*_replica_faults(client), *_reads_when_down(client))]
+    faults += [f"{alias}: {fault}" for fault in (*_replica_faults(client), *_server_faults(client))]
     faults += [
         f"{alias}: node {each.node!r} has {each.setting} {each.now}, not {each.wanted}; "
         "`ring configure --yes` sets it"
@@ -135,17 +143,34 @@ def _replica_faults(client: RingClient) -> Iterator[str]:
                 yield f"shard {shard.name!r} has no replica that could be promoted if it fails; add one"
 
 
-def _reads_when_down(client: RingClient) -> Iterator[str]:
-    """Yield a fault for each server of a cluster that serves reads although the cluster is down for it."""
+def _server_faults(client: RingClient) -> Iterator[str]:
+    """Yield the faults of the servers of a cluster. Each replica may be promoted at any time."""
     replicas = _replica_nodes(client)
     for node in (*_shards(client), *replicas):
-        if node.call((b"CONFIG", b"GET", _READS_WHEN_DOWN)) == [_READS_WHEN_DOWN, b"yes"]:
-            yield (
-                f"server {node.name!r} serves old values while it is cut off from the others; "
-                f"set {_READS_WHEN_DOWN.decode()} no"
-            )
+        yield from _reads_when_down(node)
+        yield from _refused(node, with_wait=client.context.options.wait_replicas > 0)
     for node in replicas:
         node.close()
+
+
+def _reads_when_down(node: Node) -> Iterator[str]:
+    """Yield a fault if a server of a cluster serves reads although the cluster is down for it."""
+    if node.call((b"CONFIG", b"GET", _READS_WHEN_DOWN)) == [_READS_WHEN_DOWN, b"yes"]:
+        yield (
+            f"server {node.name!r} serves old values while it is cut off from the others; "
+            f"set {_READS_WHEN_DOWN.decode()} no"
+        )
+
+
+def _refused(node: Node, *, with_wait: bool) -> Iterator[str]:
+    """Yield a fault for each command that a cluster needs, and that a server does not let its user run.
+
+    Nothing else says so: without WAIT each delete stays pending, without ASKING keys of slots that move miss.
+    """
+    commands = _OF_CLUSTERS | _WAIT if with_wait else _OF_CLUSTERS
+    for right, reply in zip(commands, node.send(list(commands.values())).receive(), strict=True):
+        if isinstance(reply, NodeReplyError) and reply.code == "NOPERM":
+            yield f"server {node.name!r} does not let its user run what a cluster needs; grant it +{right}"
 
 
 def _faults(name: str, info: Mapping[str, str]) -> Iterator[str]:

@@ -738,6 +738,26 @@ def test_a_server_that_serves_reads_although_it_is_cut_off_is_a_fault(
     assert not any("reads-when-down" in fault for fault in ring_faults("default", client))
 
 
+def test_a_right_that_a_cluster_needs_and_its_user_lacks_is_a_fault(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Else nothing says why each delete stays pending, and why keys of a slot that moves miss."""
+    words = ["on", ">password", "~*", "&*", "+@all", "-asking", "-wait", "-cluster|shards"]
+    for name in cluster.names:
+        cluster.ask(name, "ACL", "SETUSER", "few", *words)
+    urls = [f"redis+cluster://few:password@{url.partition('@')[2]}" for url in cluster_services.ring_urls]
+    client = RingClient(RingOptions.read(urls, {"wait_replicas": 1}, "CACHES['default']"))
+    try:
+        faults = [fault for fault in ring_faults("default", client) if "what a cluster needs" in fault]
+    finally:
+        client.close()
+        for name in cluster.names:
+            cluster.ask(name, "ACL", "DELUSER", "few")
+            cluster.ask(name, "ACL", "LOG", "RESET")
+    assert len(faults) == 3 * len(cluster.names)
+    assert {fault.partition("grant it ")[2] for fault in faults} == {"+cluster|shards", "+asking", "+wait"}
+
+
 def test_each_primary_reports_its_keys_and_its_commands(client: RingClient) -> None:
     """As the ring page and the timeline read them; each of them is one node to which keys belong."""
     for key in KEYS:

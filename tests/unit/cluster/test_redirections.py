@@ -101,6 +101,19 @@ def test_a_confirmation_is_not_followed(
     assert (reply.ejects, answers.sent) == (False, [])
 
 
+def test_a_user_that_may_not_run_asking_is_the_error(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is not sent to and fro between the two servers; if the move is over, it was executed."""
+    refused = reply_error("NOPERM User few has no permissions to run the 'asking' command")
+    moved_back = RedirectedError.read("MOVED 5061 a.test:7000")
+    answers = Answers(monkeypatch, [refused, moved_back, refused, b"OK"])
+    first, second = follow(cluster, [ASK_B, ASK_B])
+    assert (second, len(answers.sent)) == (b"OK", 1)
+    assert isinstance(first, NodeUnavailableError)
+    assert ("refuses ASKING: NOPERM" in str(first), first.ejects) == (True, False)
+
+
 def test_servers_that_disagree_are_asked_a_few_times(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from cachebackend.client.base import CLIENTS
+from cachebackend.client.postponed import PostponedDeletes
 from cachebackend.client.replay import Replay
 from cachebackend.client.single import SingleKeyClient
 from cachebackend.client.trackings import Trackings
@@ -88,6 +89,7 @@ class RingClient(SingleKeyClient):
             self.context.near = self._near = NearCache(options.near, clock)
             self._trackings = Trackings(self._near, self.nodes, self._indexes, is_cluster=bool(self.clusters))
             self._near.on_read = self._trackings.start
+        self._postponed = PostponedDeletes(partial(_holders_of_postponed, self.context, self.nodes))
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
         self._has_warned = False
@@ -133,6 +135,8 @@ class RingClient(SingleKeyClient):
         for holder in {self.context.holder(index, key) for key in keys} - {index}:
             if is_recorded and isinstance(node := self.nodes[holder], ShardNode):
                 node.hold_if_up("its slots have moved to it; the deletes that failed meanwhile come first")
+        if is_recorded:
+            self._postponed.retry_soon()
         return is_recorded
 
     def _postponed_deletes(self, index: int) -> dict[bytes, Command]:
@@ -255,6 +259,10 @@ class RingClient(SingleKeyClient):
             self._trackings.after_fork()
         if self._near is not None:
             self._near.after_fork()
+
+
+def _holders_of_postponed(context: Context, nodes: Sequence[Node]) -> list[Node]:
+    return [nodes[index] for index in context.missed.holders_of_postponed(context.holder)]
 
 
 def _cluster(

@@ -144,6 +144,14 @@ class MissedDeletes:
         with self._lock:
             return frozenset(key for node, key in self._postponed if node in members)
 
+    def holders_of_postponed(self, holder: Callable[[int, bytes], int]) -> set[int]:
+        """Return the nodes that now have keys whose deletes were postponed.
+
+        ``holder`` returns the node that has a key now, if a node had it before.
+        """
+        with self._lock:
+            return {holder(*each) for each in self._postponed}
+
     def resume(self, node: int, holder: Callable[[int, bytes], int]) -> None:
         """Record for a node the deletes that were postponed and concern it.
 

@@ -129,3 +129,19 @@ def test_a_slot_that_no_server_has_keeps_no_change_and_no_clear_pending(
         missed = [client.context.missed.count(node) for node in client.ring.nodes]
     assert (found, missed) == (({}, [], True), [0, 0, 0])
     client.close()
+
+
+def test_a_delete_in_a_slot_that_no_server_has_is_tried_again_until_one_has_it(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Its last server gets it back with its keys; the table is as before, and no command fails."""
+    client = RingClient(RingOptions.read(cluster_services.ring_urls, {}, "CACHES['default']"))
+    key = b"any"
+    client.set(key, "old", 60_000)
+    with unserved_slots.unserved(cluster, cluster_slot(key)):
+        assert client.run(protocol.delete_many(client.context, [key])) == [key]
+        wait_until(lambda: client.context.missed.postponed(client.ring.nodes))
+    wait_until(lambda: not client.context.missed.postponed(client.ring.nodes))
+    wait_until(lambda: client.context.missed.count(client.ring.owner(key)) == 0)
+    assert client.get(key) is None
+    client.close()

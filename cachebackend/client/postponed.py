@@ -1,0 +1,77 @@
+"""Tries again the deletes that no server of a cluster could confirm, until one does.
+
+The node whose replay has postponed them serves all other keys, so nothing else may start its replay again:
+
+    1. process  deletes a key; no server has its slot, so the delete is postponed
+    2. cluster  gives the slot back to the server that had it, which still has the key
+    3. process  reads the old value there; the table of slots is as before, and no command fails
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol
+from weakref import ref
+
+from cachebackend.interrupts import raise_interrupt
+from cachebackend.threads import is_thread_refused, start_thread
+
+__all__ = ["PostponedDeletes"]
+
+#: Seconds between two attempts.
+RETRY_SECONDS = 1.0
+
+
+class ReplayedNode(Protocol):
+    """The part of a node that this needs."""
+
+    def request_replay(self) -> None:
+        """Replay missed deletes to the node, in another thread."""
+        ...
+
+
+class PostponedDeletes:
+    """The postponed deletes of a client, which are tried again as long as there are some.
+
+    Args:
+        holders: Returns the nodes that have the keys now.
+    """
+
+    def __init__(self, holders: Callable[[], Iterable[ReplayedNode]]) -> None:
+        self._holders = holders
+        self._pause: Callable[[float], object] = threading.Event().wait
+        #: The thread that waits before the next attempt; None: there was none yet, or its attempt has begun.
+        self._thread: threading.Thread | None = None
+
+    def retry_soon(self) -> None:
+        """Try them again after a pause, unless that is planned already."""
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            # A weak reference: a client that nobody uses any more has nothing to delete
+            retry = partial(_retry, ref(self), self._pause)
+            self._thread = thread = threading.Thread(target=retry, name="ringcache-postponed", daemon=True)
+            try:
+                start_thread(thread)
+            except RuntimeError as error:
+                raise_interrupt(error)
+                if not is_thread_refused(error):
+                    raise
+
+    def retry(self) -> None:
+        """Replay them to the nodes that have the keys now; if there are some, try again after a pause.
+
+        One that is postponed meanwhile plans an attempt of its own.
+        """
+        self._thread = None
+        if holders := list(self._holders()):
+            for node in holders:
+                node.request_replay()
+            self.retry_soon()
+
+
+def _retry(deletes: ref[PostponedDeletes], pause: Callable[[float], object]) -> None:
+    pause(RETRY_SECONDS)
+    if (present := deletes()) is not None:
+        present.retry()

@@ -1,0 +1,93 @@
+"""Deletes that no server could confirm are tried again."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+
+from cachebackend.client import postponed
+from cachebackend.client.postponed import PostponedDeletes
+
+
+class Node:
+    """Counts its replays; the last one has deleted all keys."""
+
+    def __init__(self, replays: int) -> None:
+        self.left = replays
+        self.is_done = threading.Event()
+
+    def request_replay(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.is_done.set()
+
+
+def test_they_are_tried_again_until_none_is_left() -> None:
+    """Each attempt comes after a pause, in one thread."""
+    node, pauses = Node(3), list[float]()
+    deletes = PostponedDeletes(lambda: [node] if node.left else [])
+    deletes._pause = pauses.append
+    deletes.retry_soon()
+    assert node.is_done.wait(30)
+    thread = deletes._thread
+    if thread is not None:
+        thread.join()
+    assert (node.left, pauses) == (0, [postponed.RETRY_SECONDS] * 4)
+
+
+def test_one_attempt_is_planned_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many deletes are postponed."""
+    started: list[threading.Thread] = []
+    go_on = threading.Event()
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        thread.start()
+
+    monkeypatch.setattr(postponed, "start_thread", start)
+    deletes = PostponedDeletes(list)
+    deletes._pause = lambda _: go_on.wait(30)
+    for _ in range(3):
+        deletes.retry_soon()
+    go_on.set()
+    for thread in started:
+        thread.join()
+    assert len(started) == 1
+
+
+def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Postponing another delete does not raise an error."""
+
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    deletes = PostponedDeletes(list)
+    monkeypatch.setattr(postponed, "start_thread", refuse)
+    deletes.retry_soon()
+    monkeypatch.undo()
+    deletes._pause = lambda _: None
+    deletes.retry_soon()
+    thread = deletes._thread
+    if thread is not None:
+        thread.join()
+    assert deletes._thread is None
+
+
+def test_a_client_that_is_not_used_any_more_is_not_kept() -> None:
+    """Its attempt ends without it."""
+    node, go_on = Node(1), threading.Event()
+    deletes = PostponedDeletes(lambda: [node])
+    deletes._pause = lambda _: go_on.wait(30)
+    deletes.retry_soon()
+    thread = deletes._thread
+    assert thread is not None
+    del deletes
+    gc.collect()
+    go_on.set()
+    thread.join()
+    assert node.left == 1

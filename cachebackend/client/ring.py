@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -141,8 +141,8 @@ class RingClient(SingleKeyClient):
 
     def _postponed_deletes(self, index: int) -> dict[bytes, Command]:
         """Return the deletes that were postponed in the cluster of a shard, by their keys."""
-        members = next((each.shards for each in self.clusters if index in each.shards), {})
-        return {key: delete_command([key]).with_source for key in self.context.missed.postponed(members)}
+        keys = self.context.missed.postponed(self._shards_beside(index))
+        return {key: delete_command([key]).with_source for key in keys}
 
     def _moved(self, index: int) -> None:
         """Handle a shard that has got another primary."""
@@ -190,7 +190,26 @@ class RingClient(SingleKeyClient):
         """Store what a node missed, and start its replay as soon as it answers."""
         if missed:
             DeferredCalls.call(partial(self._store_missed, node, missed))
-        self.nodes[node].request_replay()
+        self._replay_missed(node)
+
+    def _replay_missed(self, index: int) -> None:
+        """Replay a delete to a node, which is ejected first if a shard of its cluster has just taken over.
+
+        1. writer   deletes a key at A, or at B, which redirects it to A, and waits for A's replica C
+        2. cluster  promotes C; this process has replayed what C has missed, and reads it
+        3. writer   C does not confirm to A: the delete is missed, and C may have the key
+        4. reader   of this process must not ask C, or B, before the delete was replayed
+        """
+        node = self.nodes[index]
+        shards = self._shards_beside(index).values()
+        if isinstance(node, ShardNode) and any(shard.has_just_taken_over for shard in shards):
+            node.hold_if_up("a shard has taken over while a delete was under way to its former primary")
+        else:
+            node.request_replay()
+
+    def _shards_beside(self, index: int) -> Mapping[int, ShardNode]:
+        """Return the shards of a shard's cluster by their indexes."""
+        return next((each.shards for each in self.clusters if index in each.shards), {})
 
     def probe_ejected(self) -> bool:
         """Probe the ejected shards of a cluster, and wait, if deletes wait for replicas too.

@@ -87,7 +87,9 @@ class ShardNode(Node):
         clock: Clock,
     ) -> None:
         super().__init__(address, connect_timeout, socket_timeout, clock, self)
-        self._cluster = cluster
+        self._cluster, self._clock = cluster, clock
+        #: The most seconds that a command may take, and until when one may be under way to a former primary.
+        self._command_seconds, self._settled_at = 2 * socket_timeout, 0.0
         #: The present primary; None: the topology was not read yet.
         self.server: Server | None = None
         #: The last primary for which ``become`` has run to its end: a signal handler may raise in it.
@@ -166,6 +168,7 @@ class ShardNode(Node):
         if former is None or is_same or self.replay is None:
             self._served = self.server
         else:
+            self._settled_at = self._clock.monotonic() + self._command_seconds
             self.hold(f"it has taken over from {former.name}; the deletes that it missed come first")
         if self.on_moved is not None:
             self.on_moved()
@@ -191,6 +194,11 @@ class ShardNode(Node):
         """Eject the node as ``hold`` does, unless it is ejected already: its next probe does the same."""
         if self.breaker is not None and not self.breaker.is_open:
             self.hold(reason)
+
+    @property
+    def has_just_taken_over(self) -> bool:
+        """Whether a command that was sent to the former primary may still be under way."""
+        return self._clock.monotonic() < self._settled_at
 
     def call(self, command: Command) -> Reply:
         """Send one command, where it is redirected to; a failure is returned as the reply."""

@@ -19,7 +19,8 @@ from cachebackend.options import RingOptions
 from cachebackend.protocol import KeyScan, clear, flush
 from cachebackend.protocol.missed_deletes import MissedKeys
 from cachebackend.ring import seed_of, slot_of
-from tests.unit.cluster.shards import HIGH, LOW, A, E, topology
+from tests.unit.cluster.shards import HIGH, LOW, A, B, C, E, topology
+from tests.unit.test_clock import HeldClock
 
 OLD = ["redis://h:1?name=a", "redis://h:2?name=b"]
 CLUSTER = "redis+cluster://h:7000"
@@ -208,6 +209,30 @@ def test_what_concerns_all_nodes_reaches_a_server_that_has_just_got_slots(
     else:
         client.run(operation(client.context))
     assert set(asked) == {A.name, E.name}
+
+
+@pytest.mark.parametrize(("missing", "key"), [(0, b"bar"), (1, b"foo")])
+def test_a_delete_that_was_sent_to_a_former_primary_is_replayed_before_its_shard_is_read(
+    monkeypatch: pytest.MonkeyPatch, missing: int, key: bytes
+) -> None:
+    """Or the shard that redirects the key there; as long as the delete may have been under way."""
+    clock, replays = HeldClock(), list[str]()
+    monkeypatch.setattr(ShardNode, "_start_probe", lambda _: None)
+    monkeypatch.setattr(ShardNode, "request_replay", lambda node: replays.append(node.name))
+    given: dict[str, Any] = {"socket_timeout": 0.1}
+    options = RingOptions.read(["redis+cluster://seed.test:7000"], given, "CACHES['default']")
+    client = RingClient(options, clock)
+    assert client.cluster is not None
+    client.cluster._apply(topology((A, [C], [LOW]), (B, [], [HIGH])))
+    client.cluster._apply(topology((C, [], [LOW]), (B, [], [HIGH])))
+    breaker = client.nodes[missing].breaker
+    assert breaker is not None
+    for passed, is_ejected in ((0.0, True), (0.15, True), (0.1, False)):
+        breaker.close()
+        clock.seconds += passed
+        client.context.record_missed(missing, [key])
+        assert breaker.is_open == is_ejected
+    assert replays == [client.nodes[missing].name]
 
 
 def test_it_is_logged_once_that_missed_deletes_are_kept_in_memory_only(

@@ -16,24 +16,18 @@ class Node:
 
     def __init__(self, replays: int) -> None:
         self.left = replays
-        self.is_done = threading.Event()
 
     def request_replay(self) -> None:
         self.left -= 1
-        if not self.left:
-            self.is_done.set()
 
 
-def test_they_are_tried_again_until_none_is_left() -> None:
-    """Each attempt comes after a pause, in one thread."""
+def test_they_are_tried_again_until_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt comes after a pause."""
     node, pauses = Node(3), list[float]()
+    monkeypatch.setattr(postponed, "start_thread", threading.Thread.run)
     deletes = PostponedDeletes(lambda: [node] if node.left else [])
     deletes._pause = pauses.append
     deletes.retry_soon()
-    assert node.is_done.wait(30)
-    thread = deletes._thread
-    if thread is not None:
-        thread.join()
     assert (node.left, pauses) == (0, [postponed.RETRY_SECONDS] * 4)
 
 
@@ -69,13 +63,11 @@ def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
     deletes = PostponedDeletes(list)
     monkeypatch.setattr(postponed, "start_thread", refuse)
     deletes.retry_soon()
-    monkeypatch.undo()
-    deletes._pause = lambda _: None
+    monkeypatch.setattr(postponed, "start_thread", threading.Thread.run)
+    pauses: list[float] = []
+    deletes._pause = pauses.append
     deletes.retry_soon()
-    thread = deletes._thread
-    if thread is not None:
-        thread.join()
-    assert deletes._thread is None
+    assert pauses == [postponed.RETRY_SECONDS]
 
 
 def test_a_client_that_is_not_used_any_more_is_not_kept() -> None:

@@ -145,6 +145,8 @@ def cells(left_out: list[str]) -> Iterator[Cell]:
     else:
         yield Cell(ours, valkey, f"{postgres} behind pgbouncer", POOLED, {"PGBOUNCER": "1"}, conforms=False)
     yield Cell(ours, valkey, f"{postgres} with a pool", POOLED, {"DATABASE_POOL": "1"}, conforms=False)
+    prepared = f"{postgres} with prepared statements"
+    yield Cell(ours, valkey, prepared, DATABASES, {"PREPARED": "1"}, conforms=False)
     lite = first_line(ours, "-c", "import sqlite3; print(f'SQLite {sqlite3.sqlite_version}')")
     yield Cell(ours, valkey, lite, WITHOUT_POSTGRES, {"DATABASE_URL": "sqlite://:memory:"}, conforms=False)
     if version := mariadb_version(left_out):

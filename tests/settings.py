@@ -25,7 +25,8 @@ if os.environ.get("DATABASE_POOL") and DATABASES["default"]["ENGINE"].endswith("
         "CONN_MAX_AGE": 0,
         "OPTIONS": {"pool": {"min_size": 1, "max_size": 20, "timeout": 5}},
     }
-if os.environ.get("PREPARED"):  # Postgres gets values apart from the text, and prepares it
+if os.environ.get("PREPARED") and DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    # The server gets values apart from the text, which it parses only the first times
     DATABASES["default"]["OPTIONS"] = {"server_side_binding": True, "prepare_threshold": 2}
 if os.environ.get("PGBOUNCER"):
     # Two transactions of one process may have two connections of the server

@@ -20,8 +20,12 @@ Call = Callable[..., Any]
 
 @pytest.fixture
 def cache(fill: str, empty_nodes: None) -> RingCache:
-    """A cache that fills by the server's compare-and-set, and one that fills by script."""
-    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": {"fill": fill}})
+    """A cache that fills by the server's compare-and-set, and one that fills by script.
+
+    It waits for the replies of a busy machine: a caller whose lease gets no reply in time loads without one.
+    """
+    options = {"fill": fill, "socket_timeout": 60.0}
+    return RingCache(settings.CACHES["default"]["LOCATION"], {"OPTIONS": options})
 
 
 @pytest.mark.parametrize("change", ["delete", "set", "clear"])

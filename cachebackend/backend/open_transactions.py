@@ -10,7 +10,6 @@ remembered for good: what was computed from them may not be stored later.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,10 +19,17 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from cachebackend.backend.statement_texts import (
+    makes_settings,
+    may_change_rows,
+    resets_settings,
+    rolls_back,
+    savepoint_of,
+    statement_text,
+)
 from cachebackend.interrupts import raise_interrupt
 
 __all__ = [
-    "BEGIN",
     "OpenTransaction",
     "any_begun",
     "any_changed",
@@ -39,52 +45,11 @@ __all__ = [
     "keeps_snapshot",
     "roll_back_or_close",
     "rollbacks",
-    "statement_text",
     "was_rolled_back_since",
 ]
 
 #: The attribute of a database connection that holds its ``OpenTransaction``.
 _ATTRIBUTE = "_ringcache_transaction"
-#: Statements that most probably change no rows. A SELECT without FROM is a call of a function, which may
-#: write; a second statement in the text, or SET CONSTRAINTS, which runs deferred triggers, may write too.
-BEGIN = r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
-_READS = re.compile(
-    BEGIN
-    + r"(?:SELECT\b[^;]*?\bFROM\b|SAVEPOINT\b|RELEASE\b|SET\b(?!\s+CONSTRAINTS)|SHOW\b|PRAGMA\b)[^;]*;?\s*\Z",
-    re.IGNORECASE | re.DOTALL,
-)
-
-#: Settings on which no row and no result depends: who writes, how long, and how fast. Settings of a program
-#: of its own have a dot in their names, as those of some extensions do. Any other setting may change how the
-#: database shows times, floats or bytes, compares texts, or where it looks for tables.
-_HARMLESS_NAMES = (
-    r"[\"`]?(?:APPLICATION_NAME|AUTOCOMMIT|CLIENT_MIN_MESSAGES|SYNCHRONOUS_COMMIT|\w*WORK_MEM|TEMP_BUFFERS"
-    r"|PLAN_CACHE_MODE|\w+_COST|MAX_PARALLEL_\w+|JIT\w*|ENABLE_\w+|LOG_\w+|\w+_TIMEOUT|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS"
-    r"|(?!(?:PG_TRGM|HNSW|IVFFLAT|POSTGIS)\b)[A-Z]\w*[\"`]?\.[\"`]?\w+)[\"`]?"
-)
-#: A statement that makes a setting, and one that makes one harmless setting and nothing else.
-_SET = re.compile(BEGIN + r"SET\b", re.IGNORECASE | re.DOTALL)
-_HARMLESS_SET = re.compile(
-    rf"{BEGIN}SET\b{BEGIN}(?:(?:SESSION|LOCAL)\b{BEGIN})?"
-    r"(?:(?:CONSTRAINTS|ROLE|TRANSACTION|AUTHORIZATION|CHARACTERISTICS)\b"
-    rf"|{_HARMLESS_NAMES}\s*(?:=|TO\b)[^;,]*(?:;|\Z))",
-    re.IGNORECASE | re.DOTALL,
-)
-#: A call of the function that makes any setting, if its argument is not a plain text with a harmless name, or
-#: an UPDATE of the view that shows them.
-_SET_CONFIG = re.compile(
-    rf"\bset_config\b(?!\s*\(\s*'{_HARMLESS_NAMES}'\s*,)|\bUPDATE\b[^;]*\bpg_settings\b", re.IGNORECASE
-)
-#: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
-_RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
-_ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
-#: A statement of a savepoint: what it does, and the name, as no database shortens it.
-_SAVEPOINT = re.compile(
-    r"\s*(SAVEPOINT|RELEASE|ROLLBACK)\b(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?"
-    r"\s+[\"`]?(\w{1,63})[\"`]?\s*;?\s*\Z",
-    re.IGNORECASE | re.ASCII,
-)
-
 #: The states of a Postgres connection, in libpq's PGTransactionStatusType: a statement runs, a transaction
 #: is open, a transaction has failed.
 _ACTIVE, _INTRANS, _INERROR = 1, 2, 3
@@ -197,30 +162,30 @@ class OpenTransaction:
                 self._note_statement()
             text = statement_text(sql, connection)
             self._note_before(text)
-            savepoint = _SAVEPOINT.match(text)
+            savepoint = savepoint_of(text)
         try:
             result = execute(sql, params, many, context)
         finally:
             if self.has_statements and not is_in_transaction(connection):
                 self._begin(is_committed=False)  # by COMMIT or ROLLBACK as SQL: nobody knows
         if savepoint is not None:
-            self._follow_savepoint(savepoint[1].upper(), savepoint[2].lower())
+            self._follow_savepoint(savepoint.action, savepoint.name)
         return result
 
     def _note_before(self, sql: str) -> None:
         """Record what a statement may do; it may fail after it has done some of it."""
-        if _ROLLBACK.match(sql):  # to a savepoint
+        if rolls_back(sql):  # to a savepoint
             self._note_rollback()
-        if not self._changes_known_rows and _resets_settings(sql):
+        if not self._changes_known_rows and resets_settings(sql):
             self.has_reset_settings = True
-        is_savepoint = _SAVEPOINT.match(sql) is not None
+        is_savepoint = savepoint_of(sql) is not None
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
-        if _has_settings(sql):
+        if makes_settings(sql):
             self.has_own_settings = True
             self.note_changes()
         is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
-        if not is_known and not is_savepoint and not _READS.match(sql):
+        if not is_known and not is_savepoint and may_change_rows(sql):
             self.note_changes()
             self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows
 
@@ -278,28 +243,6 @@ class OpenTransaction:
                 self._begin(is_committed=False)
 
         return close_and_forget
-
-
-def _has_settings(sql: str) -> bool:
-    """Return whether one of the statements in a text makes a setting on which results may depend."""
-    begins = (0, *(each.end() for each in re.finditer(";", sql)))
-    lower = sql.lower()
-    is_called = ("set_config" in lower or "pg_settings" in lower) and _SET_CONFIG.search(sql) is not None
-    return is_called or any(_SET.match(sql, each) and not _HARMLESS_SET.match(sql, each) for each in begins)
-
-
-def _resets_settings(sql: str) -> bool:
-    return "reset" in sql.lower() and _RESET.search(sql) is not None
-
-
-def statement_text(sql: Any, connection: BaseDatabaseWrapper) -> str:
-    """Return a statement as text, also one of the driver's ``sql`` module; empty: it is not known."""
-    if isinstance(sql, str):
-        return sql
-    if isinstance(sql, bytes):
-        return sql.decode(errors="replace")
-    render = getattr(sql, "as_string", None)
-    return "" if render is None else str(render(connection.connection))
 
 
 #: The connections of this process; those to SQLite; those whose transaction ran a statement; those where it

@@ -153,7 +153,7 @@ class Statement:
 
     @property
     def _is_single(self) -> bool:
-        """Whether the statement changes at most one row, and is not an upsert: that has old values or has not."""
+        """Whether the statement changes at most one row, and is not an upsert: that may have old values."""
         if isinstance(self._compiler, SQLInsertCompiler):
             return len(self._query.objs) == 1 and not self._changed_fields
         return not self._is_large

@@ -18,7 +18,6 @@ a reader that loaded it cannot fill it after the quarantine, which replaces its 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -30,15 +29,14 @@ from django.db.backends.signals import connection_created
 from cachebackend.backend.fill_rules import connect_pending_keys
 from cachebackend.backend.keys import ANY_KEY
 from cachebackend.backend.open_transactions import (
-    BEGIN,
     OpenTransaction,
     is_aborted,
     is_in_transaction,
     is_open,
     is_unmanaged,
     roll_back_or_close,
-    statement_text,
 )
+from cachebackend.backend.statement_texts import commits, releases_savepoint, statement_text
 from cachebackend.invalidation.outbox_table import has_outbox
 from cachebackend.invalidation.pending_deletes import PendingDeletes
 from cachebackend.invalidation.transaction_deletes import TransactionDeletes
@@ -55,10 +53,6 @@ __all__ = [
     "pending_keys",
 ]
 
-#: A statement that may commit although autocommit is off, alone or in a text of several. On SQLite it may be
-#: the RELEASE of the outermost savepoint, if nothing was executed before that.
-_COMMITS = re.compile(rf"(?:\A|;){BEGIN}(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
-_RELEASES = re.compile(rf"(?:\A|;){BEGIN}RELEASE\b", re.IGNORECASE | re.DOTALL)
 #: The attribute of a database connection that holds the pending deletes of its transaction.
 _ATTRIBUTE = "_ringcache_deletes"
 
@@ -329,9 +323,9 @@ def _around_manual_statement(
 def _may_commit(statement: Any, connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement may commit a transaction although autocommit is off."""
     text = statement_text(statement, connection)
-    if connection.vendor == "sqlite" and not any(connection.savepoint_ids) and _RELEASES.search(text):
+    if connection.vendor == "sqlite" and not any(connection.savepoint_ids) and releases_savepoint(text):
         return True
-    return not text or _COMMITS.search(text) is not None
+    return not text or commits(text)
 
 
 def _delete_if_ended(connection: BaseDatabaseWrapper) -> None:

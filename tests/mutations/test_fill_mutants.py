@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -127,7 +126,7 @@ def no_rollback_is_remembered(patch: Patch) -> None:
 
 def no_rollback_to_a_savepoint_is_remembered(patch: Patch) -> None:
     """Only the end of a transaction counts."""
-    patch.setattr(open_transactions, "_ROLLBACK", re.compile("never"))
+    patch.setattr(open_transactions, "rolls_back", lambda _: False)
 
 
 def no_delete_after_a_refresh(patch: Patch) -> None:

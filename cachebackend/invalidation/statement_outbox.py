@@ -179,14 +179,15 @@ class _Form(NamedTuple):
 
     def texts(self, columns: Sequence[str], condition: str) -> str:
         """Return the SQL of a state of a row (``row_texts``); its values are written on a condition."""
-        count = len(self.fields)
-        texts = _object(self.fields, columns[:count]) + self._list
-        if self.values:
-            values = _object(self.values, columns[count:])
-            texts += (
-                f" || CASE WHEN {condition} THEN {values} ELSE '{{}}' END" if condition else f" || {values}"
-            )
-        return texts
+        members = [
+            (field.attname, short_text_of(field, column))
+            for field, column in zip((*self.fields, *self.values), columns, strict=True)
+        ]
+        keys = object_of([*members[: len(self.fields)], *self._list])
+        if not self.values:
+            return keys
+        both = object_of([*members, *self._list])
+        return f"CASE WHEN {condition} THEN {both} ELSE {keys} END" if condition else both
 
     def differs(self, old: Sequence[str], new: Sequence[str], condition: str) -> str:
         """Return the SQL of whether the states of a row differ in what is written of them."""
@@ -197,22 +198,16 @@ class _Form(NamedTuple):
         return f"{keys} OR {condition} AND {self.differs(old[count:], new[count:], '')}"
 
     @property
-    def _list(self) -> str:
-        """The SQL of the list of changed columns that is added to a state; empty: all may have changed."""
+    def _list(self) -> list[tuple[str, str]]:
+        """The member of a state that lists the changed columns, as for ``object_of``; empty: all may be."""
         columns = sorted(self.changed)
         if (
             not columns
             or not has_short_names(self.model)
             or any({"'", "%", "\\"} & {*name} for name in columns)
         ):
-            return ""
-        return f" || '{json.dumps({changed_member(self.model): columns})}'::jsonb"
-
-
-def _object(fields: Sequence[models.Field[Any, Any]], columns: Sequence[str]) -> str:
-    return object_of(
-        (field.attname, short_text_of(field, column)) for field, column in zip(fields, columns, strict=True)
-    )
+            return []
+        return [(changed_member(self.model), f"'{json.dumps(columns)}'::jsonb")]
 
 
 @lru_cache(maxsize=500)

@@ -76,7 +76,11 @@ def test_the_outbox_row_holds_values_that_queries_may_bind() -> None:
 def test_a_large_statement_writes_values_of_a_limited_number_of_rows() -> None:
     """Of more rows it writes what keys are made of, once if that has not changed."""
     sql = sql_of(is_large=True, states=2)
-    assert "CASE WHEN total <= 1000 THEN jsonb_build_object('rank'" in sql
+    keys = "jsonb_build_object('id', \"marker\"::text, 'name', c1"
+    assert (
+        f"CASE WHEN total <= 1000 THEN {keys}, 'rank', c2::text, 'author_id', c3::text) ELSE {keys}) END"
+        in sql
+    )
     assert "FROM (c4, c5) OR total <= 1000 AND (c2, c3) IS DISTINCT FROM (c6, c7)" in sql
     assert "CASE WHEN total <= 2000 THEN" in sql_of(is_large=True)
 
@@ -91,7 +95,7 @@ def test_a_statement_of_one_row_writes_it_without_aggregates() -> None:
 
 def test_each_state_lists_the_columns_that_an_update_sets() -> None:
     """If they are known, and their names are short and usual."""
-    text = """{"%s": ["name", "rank"]}""" % changed_member(Poem)  # noqa: UP031  # braces
+    text = f"""'{changed_member(Poem)}', '["name", "rank"]'::jsonb"""
     assert text in sql_of(changed=LISTED)
     for changed in (None, {"it's"}, {"100 %"}):
         assert changed_member(Poem) not in sql_of(changed=changed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachebackend import protocol
-from cachebackend.effects import Effect, Load, Operation, Sleep
+from cachebackend.effects import Ask, Effect, Load, Operation, Sleep
 from cachebackend.protocol import Context
 from tests.interleavings import direct
 from tests.interleavings.actors import Actor
@@ -64,6 +64,8 @@ class Reader(Actor):
         match self.effect:
             case Load():
                 return self.world.scenario.load(self)
+            case Ask(question):
+                return question()
             case Sleep():
                 self.process.clock.waited += OPTIONS.lease_timeout
                 return None

@@ -344,4 +344,4 @@ def test_a_transaction_past_django_whose_end_is_not_noticed(article: Article, mo
     """The keys wait for the relay."""
     monkeypatch.setattr(transactions, "_delete_if_ended", lambda *_, **__: None)
     test = test_transactions.test_a_transaction_past_django
-    assert is_caught(test, article, test_transactions.begun_by_sql, test_transactions.save)
+    assert is_caught(test, article, test_transactions.begun_by_driver, test_transactions.save)

@@ -156,7 +156,7 @@ def _drain(model: Any, _: list[str]) -> None:
     from cachebackend.writebehind.backoff import database_backoff
 
     if random.random() < 0.5:
-        steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
+        steps = [(protocol.queue, "seal"), (protocol.queue, "contents"), (protocol.queue, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
         die_at(*random.choice(steps), random.randrange(1, 6), after=random.random() < 0.5)
     while True:

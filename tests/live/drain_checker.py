@@ -22,6 +22,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
@@ -75,6 +76,8 @@ def _restart_forever(ledger: Ledger, kind: int, run: Any) -> None:
             signal.setitimer(signal.ITIMER_REAL, generator.uniform(0.02, ledger.life_seconds))
             try:
                 run()
+            except BaseException:  # noqa: BLE001  # the checker ends with what has ended its process
+                traceback.print_exc()
             finally:
                 os._exit(3)
         _, status = os.waitpid(pid, 0)
@@ -131,7 +134,7 @@ def _drain_until_killed() -> None:
 
     generator = random.Random(os.getpid() ^ time.time_ns())
     if generator.random() < 0.7:
-        steps = [(protocol, "seal"), (protocol, "contents"), (protocol, "close")]
+        steps = [(protocol.queue, "seal"), (protocol.queue, "contents"), (protocol.queue, "close")]
         steps += [(drains, "apply_or_park"), (drains, "invalidate_rows"), (connection, "commit")]
         die_at(*generator.choice(steps), generator.randrange(1, 6), after=generator.random() < 0.5)
     database_backoff._outages.clear()

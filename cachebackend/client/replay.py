@@ -35,6 +35,10 @@ class Replay:
         """Replay what this process has recorded, and what the outbox stores."""
         _run_over(exchange, replay(self._context, self._node, self._outbox(), self._endpoint))
 
+    def replay_own(self, exchange: Exchange) -> None:
+        """Replay what this process has recorded."""
+        _run_over(exchange, replay(self._context, self._node, None, self._endpoint))
+
     def replay_rest(self, exchange: Exchange) -> None:
         """Replay what was recorded since."""
         _run_over(exchange, replay_missed(self._context, self._node))

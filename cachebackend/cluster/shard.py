@@ -238,17 +238,14 @@ class ShardNode(Node):
         """Read the topology: a replica may have been promoted."""
         self._prober = threading.current_thread()
         self._cluster.reload()
-        self._probed = self.server, self._held
+        self._probed, self._deleted = (self.server, self._held), frozenset()
 
     def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
         """Return whether the present primary has got everything; it is served from now on."""
         if self._probed != (self.server, self._held):
             message = f"node {self.name!r} has taken over or got slots while deletes were replayed"
             raise NodeUnavailableError(message)
-        if not self._deleted.issuperset(self.postponed()):
-            message = f"node {self.name!r} may have keys whose deletes were postponed during its probe"
-            raise NodeUnavailableError(message)
-        if not is_complete():
+        if not self._deleted.issuperset(self.postponed()) or not is_complete():
             return False
         self._served = self.server
         return True
@@ -259,9 +256,8 @@ class ShardNode(Node):
         if b"cluster_state:ok" not in info:
             message = f"node {self.name!r} cannot serve: the cluster is down"
             raise NodeUnavailableError(message)
-        self._delete_postponed(connection)
 
-    def _delete_postponed(self, connection: Connection) -> None:
+    def _before_replay(self, connection: Connection) -> None:
         """Delete keys that may be here already, although another server has their slot.
 
             1. process  deletes a key that was moved here; its slot is still moving, and the primary is dead
@@ -269,14 +265,15 @@ class ShardNode(Node):
             3. cluster  promotes a replica here, which has the key
             4. reader   is redirected here, as soon as this node is not ejected any more
 
-        The deletes stay postponed, because a key may also be elsewhere.
+        The deletes stay postponed, because a key may also be elsewhere. Those that this probe, or the probe
+        of another shard, postpones meanwhile are sent before it ends.
         """
-        commands = self.postponed()
+        commands = {key: command for key, command in self.postponed().items() if key not in self._deleted}
         if commands:
             batch = [each for command in commands.values() for each in (_ASKING, command)]
             connection.send(batch)
             _checked([reply for reply in connection.replies(batch) if type(reply) not in _OF_SLOTS])
-        self._deleted = frozenset(commands)
+        self._deleted = self._deleted.union(commands)
 
     def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
         plain = _divided(commands)

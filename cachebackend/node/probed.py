@@ -32,6 +32,10 @@ class Replay(Protocol):
         """Replay the deletes that any process has missed; raises the error that prevents it."""
         ...
 
+    def replay_own(self, exchange: Exchange) -> None:
+        """Replay the deletes that this process has missed; raises the error that prevents it."""
+        ...
+
     def replay_rest(self, exchange: Exchange) -> None:
         """Replay the deletes that this process missed since then; raises the error that prevents it."""
         ...
@@ -165,7 +169,7 @@ class ProbedNode:
             connection = self._pool.make()
             self._check_probe(connection)
             self.breaker.begin_replay()
-            self._replay_and_close(partial(self._exchange, connection))
+            self._replay_and_close(connection)
         except BaseException as error:  # noqa: BLE001  # after any error the breaker stays open
             if connection is not None:
                 connection.close()
@@ -199,15 +203,32 @@ class ProbedNode:
                 raise reply
         return replies
 
-    def _replay_and_close(self, exchange: Exchange) -> None:
+    def _before_replay(self, connection: Connection) -> None:
+        """Prepare the node for a replay, or for the rest of one; raises as ``_check_probe`` does."""
+
+    def _replay_and_close(self, connection: Connection) -> None:
+        """Replay missed deletes until none is left, and close the breaker.
+
+        A node that serves reads gets only what this process has missed. The outbox need not be read: what
+        other processes have missed is for the relay, and a database that is down must not eject the node.
+        If the node is ejected meanwhile, it gets all.
+        """
         assert self.breaker is not None  # noqa: S101  # the caller has checked it
-        replay = self.replay
+        replay, breaker, has_all = self.replay, self.breaker, False
         if replay is None:
-            self.breaker.close(partial(self._is_replayed, lambda: True))
+            breaker.close(partial(self._is_replayed, lambda: True))
             return
-        replay.replay_all(exchange)
-        while not self.breaker.close(partial(self._is_replayed, replay.is_complete)):
-            replay.replay_rest(exchange)
+        exchange = partial(self._exchange, connection)
+        run = replay.replay_own
+        while True:
+            self._before_replay(connection)
+            if breaker.is_open and not has_all:
+                run, has_all = replay.replay_all, True
+            run(exchange)
+            is_enough = partial(_is_enough, breaker, replay, has_all=has_all)
+            if breaker.close(partial(self._is_replayed, is_enough)):
+                return
+            run = replay.replay_rest
 
     def _is_replayed(self, is_complete: Callable[[], bool]) -> bool:
         """Return whether the node has got all missed deletes; called in one step with closing the breaker."""
@@ -221,3 +242,8 @@ class ProbedNode:
             return unavailable(self.name, error, self._timeout)
         message = f"node {self.name!r} answers, but its missed deletes cannot be replayed: {error!r}"
         return NodeUnavailableError(message)
+
+
+def _is_enough(breaker: Breaker, replay: Replay, *, has_all: bool) -> bool:
+    """Return whether nothing is left to replay; a node that was ejected meanwhile needs all."""
+    return (has_all or not breaker.is_open) and replay.is_complete()

@@ -10,6 +10,7 @@ import pytest
 from django.conf import settings
 from django.core.cache import caches
 from django.core.management import call_command
+from django.db import DatabaseError
 from django.test import override_settings
 
 from cachebackend import protocol
@@ -19,6 +20,7 @@ from cachebackend.monitoring.faults import alias_scope, node_scope
 from cachebackend.monitoring.queue_nodes import unserved_parts
 from cachebackend.monitoring.runbook import FaultKind
 from cachebackend.options import CLUSTER_PARTS, RingOptions
+from cachebackend.protocol.missed_deletes import MissedKeys
 from cachebackend.ring import cluster_slot
 from cacheproject.cluster import Cluster
 from cacheproject.services import Services
@@ -144,4 +146,32 @@ def test_a_delete_in_a_slot_that_no_server_has_is_tried_again_until_one_has_it(
     wait_until(lambda: not client.context.missed.postponed(client.ring.nodes))
     wait_until(lambda: client.context.missed.count(client.ring.owner(key)) == 0)
     assert client.get(key) is None
+    client.close()
+
+
+def test_deletes_in_a_slot_that_no_server_has_do_not_eject_the_server_that_had_it(
+    cluster_services: Services, cluster: Cluster
+) -> None:
+    """Nor does a database that cannot be read: the server serves the keys of its other slots."""
+
+    class Unreadable:
+        def keep(self, node: str, missed: MissedKeys) -> bool:
+            return False
+
+        def missed_by(self, node: str, limit: float) -> MissedKeys:
+            raise DatabaseError
+
+    client = RingClient(RingOptions.read(cluster_services.ring_urls, {}, "CACHES['default']"))
+    client.set(b"any", "old", 60_000)
+    node = client.nodes[client.ring.owner(b"any")]
+    breaker = node.breaker
+    assert breaker is not None
+    with unserved_slots.unserved(cluster, cluster_slot(b"any")):
+        client.run(protocol.delete_many(client.context, [b"any"]))
+        wait_until(lambda: client.context.missed.postponed(client.ring.nodes))
+        breaker.wait_for_probe(30.0)
+        client.outbox = Unreadable()
+        node.request_replay()
+        breaker.wait_for_probe(30.0)
+        assert (breaker.is_open, breaker.state.ejections) == (False, 0)
     client.close()

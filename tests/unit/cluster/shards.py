@@ -23,7 +23,7 @@ class NothingMissed:
     def replay_all(self, exchange: Exchange) -> None:
         """Replay nothing."""
 
-    replay_rest = replay_all
+    replay_own = replay_rest = replay_all
 
     def is_complete(self) -> bool:
         return True

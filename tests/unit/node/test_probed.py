@@ -48,6 +48,9 @@ class TwoRounds:
     def replay_all(self, exchange: Exchange) -> None:
         exchange([(b"DEL", b"a")])
 
+    def replay_own(self, exchange: Exchange) -> None:
+        exchange([(b"DEL", b"own")])
+
     def replay_rest(self, exchange: Exchange) -> None:
         exchange([(b"DEL", b"b")])
 
@@ -101,6 +104,27 @@ def test_a_node_that_refuses_the_replay_stays_ejected(probed: ProbedNode, wire: 
     probed._start_probe()
     assert (state_of(probed), wire.released, wire.closed) == (EJECTED, 0, 1)
     assert "NOPERM" in probed.breaker.state.error
+
+
+def test_a_node_that_serves_gets_only_what_this_process_has_missed(probed: ProbedNode, wire: Wire) -> None:
+    """A database that cannot be read does not eject it."""
+    probed.replay = TwoRounds()
+    probed.request_replay()
+    assert wire.sent == [(b"PING",), (b"DEL", b"own"), (b"DEL", b"b")]
+
+
+def test_a_node_that_is_ejected_during_its_replay_gets_all(probed: ProbedNode, wire: Wire) -> None:
+    """What other processes have missed since, too."""
+
+    def fail(command: Command) -> Reply:
+        if command == (b"DEL", b"own"):
+            probed.fail("failed by a test")
+        return 1
+
+    wire.answer, probed.replay = fail, TwoRounds()
+    probed.request_replay()
+    assert wire.sent == [(b"PING",), (b"DEL", b"own"), (b"DEL", b"a"), (b"DEL", b"b")]
+    assert state_of(probed) == UP
 
 
 def test_a_process_that_cannot_start_a_thread_probes_later(probed: ProbedNode) -> None:

@@ -42,7 +42,7 @@ class PostponedDeletes:
     def __init__(self, holders: Callable[[], Iterable[ReplayedNode]]) -> None:
         self._holders = holders
         self._pause: Callable[[float], object] = threading.Event().wait
-        #: The thread that waits before the next attempt; None: there was none yet, or its attempt has begun.
+        #: The thread that waits before the next attempt; None: there is none that goes on.
         self._thread: threading.Thread | None = None
 
     def retry_soon(self) -> None:
@@ -59,19 +59,31 @@ class PostponedDeletes:
                 if not is_thread_refused(error):
                     raise
 
-    def retry(self) -> None:
-        """Replay them to the nodes that have the keys now; if there are some, try again after a pause.
+    def retry(self) -> bool:
+        """Replay them to the nodes that have the keys now; return whether the thread must try again.
 
-        One that is postponed meanwhile plans an attempt of its own.
+        If one is postponed after this has looked for some, another thread is started, and goes on instead.
         """
         self._thread = None
-        if holders := list(self._holders()):
-            for node in holders:
-                node.request_replay()
+        holders = list(self._holders())
+        for node in holders:
+            node.request_replay()
+        if not holders or self._thread is not None:
+            return False
+        self._thread = threading.current_thread()
+        return True
+
+    def after_fork(self) -> None:
+        """Try those of the parent again in a forked child, which does not have the parent's thread."""
+        self._thread = None
+        if list(self._holders()):
             self.retry_soon()
 
 
 def _retry(deletes: ref[PostponedDeletes], pause: Callable[[float], object]) -> None:
-    pause(RETRY_SECONDS)
-    if (present := deletes()) is not None:
-        present.retry()
+    is_left = True
+    while is_left:
+        pause(RETRY_SECONDS)
+        present = deletes()
+        is_left = present is not None and present.retry()
+        del present

@@ -274,6 +274,7 @@ class RingClient(SingleKeyClient):
         self.context.samples.after_fork()
         self.context.missed.after_fork()
         self.context.orphans.after_fork()
+        self._postponed.after_fork()
         if self._trackings is not None:
             self._trackings.after_fork()
         if self._near is not None:

@@ -70,6 +70,35 @@ def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
     assert pauses == [postponed.RETRY_SECONDS]
 
 
+def test_a_thread_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may not be able to start another one, and a delete that it has planned has its own."""
+    node, deletes = Node(3), PostponedDeletes(list)
+    deletes._holders = lambda: [node]
+    assert deletes.retry()
+    assert deletes._thread is threading.current_thread()
+
+    def postpone_another() -> list[Node]:
+        deletes.retry_soon()
+        return [node]
+
+    monkeypatch.setattr(postponed, "start_thread", lambda _: None)
+    deletes._holders = postpone_another
+    assert not deletes.retry()
+
+
+def test_a_forked_child_tries_those_of_its_parent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent may end without that."""
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(postponed, "start_thread", started.append)
+    node, deletes = Node(1), PostponedDeletes(list)
+    deletes.after_fork()
+    assert started == []
+    deletes._holders = lambda: [node]
+    deletes._thread = threading.current_thread()  # one of the parent
+    deletes.after_fork()
+    assert len(started) == 1
+
+
 def test_a_client_that_is_not_used_any_more_is_not_kept() -> None:
     """Its attempt ends without it."""
     node, go_on = Node(1), threading.Event()

@@ -140,11 +140,13 @@ def empty_primaries(
         NodeUnavailableError: They are more than any cluster has.
     """
     found: list[tuple[str, int]] = []
+    names = (b"tls-port", b"port") if is_tls else (b"port",)
     for shard in reply:
         fields = dict(zip(shard[::2], shard[1::2], strict=True))
         for flat in () if fields[b"slots"] else fields[b"nodes"]:
             server = dict(zip(flat[::2], flat[1::2], strict=True))
-            port = server.get(b"tls-port" if is_tls else b"port")
+            # A server behind a proxy that terminates TLS has no port of its own for it
+            port = next((server[name] for name in names if server.get(name)), None)
             if server.get(b"role") != b"master" or server.get(b"health") == b"fail":
                 continue
             named = server.get(b"endpoint")

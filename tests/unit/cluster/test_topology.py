@@ -88,7 +88,10 @@ def test_an_ipv6_address_has_brackets_in_a_name() -> None:
 
 
 def test_primaries_without_slots_are_in_the_table_of_shards_only() -> None:
-    """Replicas have none either, and those that have failed are left out; under TLS there is another port."""
+    """Replicas have none either, and those that have failed are left out.
+
+    A server with TLS has another port for it; one behind a proxy that terminates TLS has not.
+    """
     servers: list[list[Any]] = [
         [b"port", 1, b"endpoint", None, b"role", b"master", b"health", b"online"],
         [b"port", 2, b"endpoint", b"?", b"ip", b"10.0.0.2", b"role", b"master", b"health", b"loading"],
@@ -105,7 +108,7 @@ def test_primaries_without_slots_are_in_the_table_of_shards_only() -> None:
         return empty_primaries(shards, "asked.test", lambda host, port: (host, port), is_tls=is_tls)
 
     assert found(is_tls=False) == [("asked.test", 1), ("10.0.0.2", 2)]
-    assert found(is_tls=True) == [("e.test", 5)]
+    assert found(is_tls=True) == [("asked.test", 1), ("10.0.0.2", 2), ("e.test", 5)]
 
 
 def test_more_primaries_than_any_cluster_has_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -139,10 +139,10 @@ class RingClient(SingleKeyClient):
             self._postponed.retry_soon()
         return is_recorded
 
-    def _postponed_deletes(self, index: int) -> dict[bytes, Command]:
-        """Return the deletes that were postponed in the cluster of a shard, by their keys."""
-        keys = self.context.missed.postponed(self._shards_beside(index))
-        return {key: delete_command([key]).with_source for key in keys}
+    def _postponed_deletes(self, index: int) -> dict[Hashable, Command]:
+        """Return the deletes that were postponed in the cluster of a shard, by key and number."""
+        postponed = self.context.missed.postponed(self._shards_beside(index))
+        return {each: delete_command(each[:1]).with_source for each in postponed}
 
     def _moved(self, index: int) -> None:
         """Handle a shard that has got another primary."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
 from cachebackend.clock import Clock
@@ -107,10 +107,11 @@ class ShardNode(Node):
         #: Called with keys whose deletes other servers must confirm, and have not; returns whether it has
         #: recorded them. None: nothing does.
         self.on_postponed: Callable[[Sequence[bytes]], bool] | None = None
-        #: Returns the keys whose deletes are postponed, each with the command that deletes it.
-        self.postponed: Callable[[], Mapping[bytes, Command]] = dict
-        #: The keys of ``postponed`` that the present probe has deleted here.
-        self._deleted: frozenset[bytes] = frozenset()
+        #: Returns the postponed deletes, each with the command that deletes its key. A key that is deleted
+        #: again has another delete.
+        self.postponed: Callable[[], Mapping[Hashable, Command]] = dict
+        #: Those of ``postponed`` that the present probe has sent here.
+        self._deleted: frozenset[Hashable] = frozenset()
         #: The replicas that the cluster believes to work.
         self.replicas: tuple[Server, ...] = ()
 
@@ -265,10 +266,12 @@ class ShardNode(Node):
             3. cluster  promotes a replica here, which has the key
             4. reader   is redirected here, as soon as this node is not ejected any more
 
+        Another process may fill a key here before this one deletes it again, so each delete is sent.
         The deletes stay postponed, because a key may also be elsewhere. Those that this probe, or the probe
         of another shard, postpones meanwhile are sent before it ends.
         """
-        commands = {key: command for key, command in self.postponed().items() if key not in self._deleted}
+        postponed = self.postponed()
+        commands = {each: command for each, command in postponed.items() if each not in self._deleted}
         if commands:
             batch = [each for command in commands.values() for each in (_ASKING, command)]
             connection.send(batch)

@@ -16,6 +16,7 @@ time after 1, then 2 comes after 4, and one row is enough for both.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,8 +79,10 @@ class MissedDeletes:
         self._recorded: dict[int, dict[bytes | None, float]] = {}
         #: What is being replayed to nodes.
         self._replaying: dict[int, MissedKeys] = {}
-        #: The keys whose deletes no node of a cluster can confirm now, each with a node of that cluster.
-        self._postponed: set[tuple[int, bytes]] = set()
+        #: The keys whose deletes no node of a cluster can confirm now, each with a node of that cluster; and
+        #: the number that the last of its deletes has.
+        self._postponed: dict[tuple[int, bytes], int] = {}
+        self._next_number = itertools.count().__next__
 
     def add(self, node: int, missed: MissedKeys) -> MissedKeys:
         """Record what a node missed; return the part that an outbox must store."""
@@ -133,16 +136,19 @@ class MissedDeletes:
             Whether they are recorded: there may be too many.
         """
         with self._lock:
-            postponed = self._postponed.union((node, key) for key in keys)
+            postponed = self._postponed | {(node, key): self._next_number() for key in keys}
             if len(postponed) > self.limit:
                 return False
             self._postponed = postponed
             return True
 
-    def postponed(self, members: Collection[int]) -> frozenset[bytes]:
-        """Return the keys whose deletes were postponed, and which one of some nodes had before."""
+    def postponed(self, members: Collection[int]) -> list[tuple[bytes, int]]:
+        """Return the keys whose deletes were postponed, and which one of some nodes had before.
+
+        Each has the number of its last delete, which is another one if the key was deleted again.
+        """
         with self._lock:
-            return frozenset(key for node, key in self._postponed if node in members)
+            return [(key, number) for (node, key), number in self._postponed.items() if node in members]
 
     def holders_of_postponed(self, holder: Callable[[int, bytes], int]) -> set[int]:
         """Return the nodes that now have keys whose deletes were postponed.
@@ -162,7 +168,7 @@ class MissedDeletes:
         with self._lock:
             for former, key in [each for each in self._postponed if holder(*each) == node]:
                 self._recorded.setdefault(node, {}).setdefault(key, _NEVER)
-                self._postponed.discard((former, key))
+                del self._postponed[former, key]
 
     def rehome(
         self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]], members: Collection[int]
@@ -181,14 +187,15 @@ class MissedDeletes:
                 for name, since in names.items():
                     new = node if name is None or node not in members else owner(name)
                     rehomed.setdefault(new, {})[name] = since
-            postponed = {each for each in self._postponed if each[0] in members}
+            postponed = [each for each in self._postponed if each[0] in members]
+            kept = {each: number for each, number in self._postponed.items() if each[0] not in members}
             for _, key in postponed:
                 rehomed.setdefault(owner(key), {}).setdefault(key, _NEVER)
             for old, new in moves:
                 if None in recorded.get(old, {}) or self._replaying.get(old) == ALL_KEYS:
                     rehomed[new] = {None: _NEVER}
             # In one step: a signal handler may raise before it
-            self._recorded, self._postponed = rehomed, self._postponed - postponed
+            self._recorded, self._postponed = rehomed, kept
             return {node for node, names in rehomed.items() if names.keys() - recorded.get(node, {}).keys()}
 
     def count(self, node: int) -> int | None:

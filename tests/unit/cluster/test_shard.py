@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -203,7 +203,7 @@ def test_a_shard_without_deletes_to_replay_serves_a_promoted_server_at_once(shar
 def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None:
     """What is postponed meanwhile follows before the shard is served."""
     shard.become(Shard(A, (), ()))
-    postponed: dict[bytes, Command] = {key: delete_command([key]) for key in (b"here", b"elsewhere")}
+    postponed: dict[Hashable, Command] = {key: delete_command([key]) for key in (b"here", b"elsewhere")}
     shard.postponed = lambda: postponed
     deletes: list[Reply] = [b"OK", 1, b"OK", RedirectedError.read("MOVED 1 b.test:7000")]
     answers = iter([deletes, [b"OK", 1]])

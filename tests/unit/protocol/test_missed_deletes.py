@@ -79,11 +79,20 @@ def test_postponed_deletes_are_recorded_again_for_the_node_that_has_the_key() ->
     missed = MissedDeletes(2, HeldClock())
     assert missed.postpone(0, [b"a", b"b"])
     assert not missed.postpone(0, [b"c"])
-    assert (missed.postponed({0, 1}), missed.postponed({1})) == ({b"a", b"b"}, set())
+    assert (missed.postponed({0, 1}), missed.postponed({1})) == ([(b"a", 0), (b"b", 1)], [])
     missed.resume(1, lambda node, key: 1 if key == b"a" else node)
     assert (missed.count(0), missed.take(1), missed.take(1)) == (0, MissedKeys((b"a",)), MissedKeys())
     assert missed.rehome(lambda _: 3, {(0, 3)}, {0, 3}) == {3}
     assert missed.take(3) == MissedKeys((b"b",))
+
+
+def test_a_key_that_is_deleted_again_has_another_postponed_delete() -> None:
+    """A probe that has sent the first one must send the second one, too: the key may have been filled."""
+    missed = MissedDeletes(1, HeldClock())
+    missed.postpone(0, [b"a"])
+    first = missed.postponed({0})
+    assert missed.postpone(0, [b"a"])
+    assert missed.postponed({0}) != first
 
 
 def test_postponed_deletes_stay_in_their_cluster() -> None:

@@ -13,15 +13,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from cachebackend.clock import Clock, LogRateLimit
+from cachebackend.cluster.empty_servers import empty_servers
 from cachebackend.cluster.keys import key_of
 from cachebackend.cluster.members import Members
 from cachebackend.cluster.reader import NoSlotsError, TopologyReader
 from cachebackend.cluster.redirections import follow, follow_async
 from cachebackend.cluster.reloads import Reloads
 from cachebackend.cluster.shard import ShardNode
-from cachebackend.cluster.topology import SHARDS, UNNAMED, Server, Shard, Topology, empty_primaries
+from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
 from cachebackend.effects import Command, Reply
-from cachebackend.errors import NodeReplyError, RedirectedError, RingCacheError, UnservedSlotError
+from cachebackend.errors import RedirectedError, RingCacheError, UnservedSlotError
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.endpoint import Address
@@ -130,30 +131,19 @@ class Cluster(Reloads):
             self.shards[index].probe_now()
 
     def find_empty(self) -> None:
-        """Find the servers that have no slots, and may have keys of slots that move to them.
-
-        The table of slots does not name them. All primaries are asked: that of the slot knows the server.
-        """
-        addresses: dict[tuple[str, int], None] = {}
-        for index in self.ring.nodes:
-            node = self.shards[index]
-            reply = Node.call(node, SHARDS)
-            try:
-                if isinstance(reply, NodeReplyError):
-                    raise reply
-                if isinstance(reply, list) and node.server is not None:
-                    host, is_tls = node.server.host, self._address.is_tls
-                    found = empty_primaries(reply, host, self._address_map, is_tls=is_tls)
-                    addresses.update(dict.fromkeys(found))
-            except RingCacheError as error:
-                raise_interrupt(error)
-                if self._empty_log.to_log():
-                    logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
+        """Find the servers that have no slots, and may have keys of slots that move to them."""
+        shards = [self.shards[index] for index in self.ring.nodes]
+        is_tls = self._address.is_tls
+        addresses = empty_servers(shards, self._address_map, self._log_not_found, is_tls=is_tls)
         with self._table_lock:
             known = {each for each in map(self._members.index_at, addresses) if each is not None}
             indexes = [self._index_at(each, known) for each in addresses]
             # A server that was reset says of itself that it has no slots; a replica may be promoted for it
             self.ring.empty = tuple(each for each in indexes if self.ring.served_slot(each) is None)
+
+    def _log_not_found(self, error: RingCacheError) -> None:
+        if self._empty_log.to_log():
+            logger.warning("servers without slots are not found: CLUSTER SHARDS: %s", error)
 
     def _index_at(self, address: tuple[str, int], taken: Collection[int]) -> int:
         """Return the index of the shard whose primary has an address; add one for a server without slots.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cachebackend.cluster.topology import Server, Shard, Topology
+from cachebackend.effects import Reply
 from cachebackend.node import Exchange
 from cachebackend.ring import CLUSTER_SLOTS
 
@@ -30,3 +31,16 @@ class NothingMissed:
 
     def has_orphans(self) -> bool:
         return False
+
+
+class Answered:
+    """Commands whose replies are known."""
+
+    def __init__(self, replies: list[Reply]) -> None:
+        self._replies = replies
+
+    def receive(self) -> list[Reply]:
+        return self._replies
+
+    def abandon(self) -> None:
+        """Nothing is under way."""

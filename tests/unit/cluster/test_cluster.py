@@ -10,11 +10,12 @@ import pytest
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Topology
+from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.options import ClusterAddress
 from cachebackend.ring import CLUSTER_SLOTS, cluster_slot
-from tests.unit.cluster.shards import HALF, HIGH, LOW, A, B, C, D, E, topology
+from tests.unit.cluster.shards import HALF, HIGH, LOW, A, Answered, B, C, D, E, topology
 
 
 def names(cluster: Cluster) -> list[str]:
@@ -337,10 +338,30 @@ def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: p
     cluster._apply(topology((B, [D], [LOW, HIGH])))
     servers = [[b"port", each.port, b"endpoint", each.host.encode(), b"role", b"master"] for each in (A, E)]
     shards = [[b"slots", [], b"nodes", [each]] for each in servers]
-    monkeypatch.setattr(Node, "call", lambda node, command: shards)
+    monkeypatch.setattr(ShardNode, "call", lambda node, command: shards)
     for _ in range(2):
         cluster.find_empty()
         assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}
+
+
+def test_servers_without_slots_are_looked_for_at_all_primaries_together(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time for that does not grow with their number, also if several do not answer."""
+    events: list[str] = []
+
+    class Sent(Answered):
+        def receive(self) -> list[Reply]:
+            events.append("receive")
+            return [[]]
+
+    def send(node: ShardNode, _: Any) -> Sent:
+        events.append(f"send {node.name}")
+        return Sent([])
+
+    monkeypatch.setattr(ShardNode, "send", send)
+    cluster.find_empty()
+    assert events == ["send a.test:7000", "send b.test:7000", "receive", "receive"]
 
 
 def test_a_server_that_was_reset_is_not_without_slots_as_long_as_the_table_has_some(
@@ -348,7 +369,8 @@ def test_a_server_that_was_reset_is_not_without_slots_as_long_as_the_table_has_s
 ) -> None:
     """It says so of itself; the others have not noticed yet, and the status does not say both."""
     server = [b"port", A.port, b"endpoint", A.host.encode(), b"role", b"master"]
-    monkeypatch.setattr(Node, "call", lambda node, command: [[b"slots", [], b"nodes", [server]]])
+    shards = [[b"slots", [], b"nodes", [server]]]
+    monkeypatch.setattr(ShardNode, "send", lambda node, commands: Answered([shards]))
     cluster.find_empty()
     assert cluster.ring.empty == ()
 
@@ -360,13 +382,13 @@ def test_a_server_that_does_not_answer_is_not_waited_for_again(
     probed: list[str] = []
     monkeypatch.setattr(ShardNode, "probe_now", lambda node: probed.append(node.name))
 
-    def fail(node: Node, _: Any) -> Any:
+    def fail(node: Node, _: Any) -> Answered:
         if node is cluster.nodes[0]:
             assert node.breaker is not None
             node.breaker.failed(NodeUnavailableError("timed out"), at_once=True)
-        return NodeUnavailableError("timed out")
+        return Answered([NodeUnavailableError("timed out")])
 
-    monkeypatch.setattr(Node, "call", fail)
+    monkeypatch.setattr(ShardNode, "send", fail)
     monkeypatch.setattr(cluster, "try_reload", lambda: cluster.shards[1].hold("promoted"))
     cluster._refresh()
     assert (probed, held(cluster)) == (["b.test:7000"], [True, True])

@@ -85,7 +85,7 @@ class Process:
             return end.value
 
     def perform(self, effect: Effect) -> list[Any]:
-        assert isinstance(effect, Send)
+        assert isinstance(effect, Send), effect
         return [self._call(self.order[position], command) for position, command in effect.requests]
 
     def _call(self, node: int, command: Command) -> Any:

@@ -69,6 +69,8 @@ class Reader(Actor):
             case Sleep():
                 self.process.clock.waited += OPTIONS.lease_timeout
                 return None
+            case Ask(question):
+                return question()
             case effect:
                 assert effect is not None
                 return self.process.perform(effect)

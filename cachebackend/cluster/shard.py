@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
 from cachebackend.clock import Clock
-from cachebackend.cluster.keys import commands_by_key, is_of_many_keys, joined_reply, key_of, number_of_keys
+from cachebackend.cluster.keys import DividedReplies, divided, is_of_many_keys, joined, key_of
 from cachebackend.cluster.topology import Server, Shard
 from cachebackend.drivers import Pending
 from cachebackend.effects import Command, Reply, ScriptCall
@@ -212,8 +212,8 @@ class ShardNode(Node):
 
     def send(self, commands: Sequence[Command]) -> Pending:  # type: ignore[override]  # both are Pending
         """Send commands; ``receive`` of the result returns their replies."""
-        plain = _divided(commands)
-        return _Replies(self._followed, commands, plain, super().send(plain))
+        plain = divided(commands)
+        return DividedReplies(self._followed, commands, plain, super().send(plain))
 
     def _followed(self, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
         return self._cluster.follow(self, commands, replies)
@@ -223,7 +223,7 @@ class ShardNode(Node):
         ejected = self._ejected(commands)
         if ejected is not None:
             return ejected
-        plain = _divided(commands)
+        plain = divided(commands)
         return self._follow_async(commands, plain, self._start(plain))
 
     async def _follow_async(
@@ -233,7 +233,7 @@ class ShardNode(Node):
         sent: asyncio.Future[list[Reply]] | None,
     ) -> list[Reply]:
         replies = await self._cluster.follow_async(self, plain, await self._received(sent, plain))
-        return replies if plain is commands else _joined(commands, replies)
+        return replies if plain is commands else joined(commands, replies)
 
     def _prepare_probe(self) -> None:
         """Read the topology: a replica may have been promoted."""
@@ -279,13 +279,13 @@ class ShardNode(Node):
         self._deleted = self._deleted.union(commands)
 
     def _exchange(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
-        plain = _divided(commands)
+        plain = divided(commands)
         connection.send(plain)
         own = list(connection.replies(plain))
         servers: list[ShardNode] = []
         replies = self._cluster.follow(self, plain, list(own), servers)
         self._postpone(plain, own, replies, servers)
-        return _checked(_joined(commands, replies))
+        return _checked(joined(commands, replies))
 
     def _postpone(
         self,
@@ -320,54 +320,6 @@ class ShardNode(Node):
                 if servers[position] is not self and not isinstance(replies[position], UnconfirmedError):
                     servers[position].hold_if_up("it may have keys whose deletes have failed")
                 replies[position] = 0
-
-
-class _Replies:
-    """The replies to commands that were sent to a shard, some of which a cluster takes for one key only."""
-
-    __slots__ = ("_commands", "_follow", "_pending", "_plain")
-
-    def __init__(
-        self,
-        follow: Callable[[Sequence[Command], list[Reply]], list[Reply]],
-        commands: Sequence[Command],
-        plain: Sequence[Command],
-        pending: Pending,
-    ) -> None:
-        self._follow, self._commands, self._plain, self._pending = follow, commands, plain, pending
-
-    def receive(self) -> list[Reply]:
-        """Return the reply to each command; a reply that did not come is a NodeUnavailableError."""
-        replies = self._follow(self._plain, self._pending.receive())
-        return replies if self._plain is self._commands else _joined(self._commands, replies)
-
-    def abandon(self) -> None:
-        """Give up the replies: they will not be read."""
-        self._pending.abandon()
-
-
-def _divided(commands: Sequence[Command]) -> Sequence[Command]:
-    """Return commands of one key each that do the same; the commands themselves if they are."""
-    if not any(map(is_of_many_keys, commands)):
-        return commands
-    return [part for command in commands for part in _parts(command)]
-
-
-def _parts(command: Command) -> Sequence[Command]:
-    return commands_by_key(command) if is_of_many_keys(command) else [command]
-
-
-def _joined(commands: Sequence[Command], replies: Sequence[Reply]) -> list[Reply]:
-    """Return the reply to each command, from the replies to ``_divided``."""
-    if len(commands) == len(replies):
-        return list(replies)
-    joined, done = [], 0
-    for command in commands:
-        number = number_of_keys(command) if is_of_many_keys(command) else 1
-        parts = replies[done : done + number]
-        joined.append(joined_reply(command, parts) if number > 1 else parts[0])
-        done += number
-    return joined
 
 
 def _checked(replies: list[Reply]) -> list[Reply]:

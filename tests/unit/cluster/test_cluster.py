@@ -10,7 +10,6 @@ import pytest
 from cachebackend.clock import SYSTEM_CLOCK
 from cachebackend.cluster import Cluster, ShardNode
 from cachebackend.cluster.topology import Topology
-from cachebackend.effects import Reply
 from cachebackend.errors import NodeUnavailableError, RedirectedError
 from cachebackend.node import Node
 from cachebackend.options import ClusterAddress
@@ -342,26 +341,6 @@ def test_servers_without_slots_have_a_node_each(cluster: Cluster, monkeypatch: p
     for _ in range(2):
         cluster.find_empty()
         assert {names(cluster)[index] for index in cluster.ring.empty} == {A.name, E.name}
-
-
-def test_servers_without_slots_are_looked_for_at_all_primaries_together(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time for that does not grow with their number, also if several do not answer."""
-    events: list[str] = []
-
-    class Sent(Answered):
-        def receive(self) -> list[Reply]:
-            events.append("receive")
-            return [[]]
-
-    def send(node: ShardNode, _: Any) -> Sent:
-        events.append(f"send {node.name}")
-        return Sent([])
-
-    monkeypatch.setattr(ShardNode, "send", send)
-    cluster.find_empty()
-    assert events == ["send a.test:7000", "send b.test:7000", "receive", "receive"]
 
 
 def test_a_server_that_was_reset_is_not_without_slots_as_long_as_the_table_has_some(

@@ -317,7 +317,8 @@ def test_slots_that_arrive_during_a_probe_are_served_after_another_one(
         return MissedKeys()
 
     client.outbox = SimpleNamespace(keep=lambda *_: True, missed_by=missed_by)  # type: ignore[assignment]
-    new.request_replay()
+    assert isinstance(new, ShardNode)
+    new.hold("ejected by a test")
     wait_until(lambda: client.nodes[client.ring.owner(key)] is new and not new.is_ejected)
     assert {client.get(key) for _ in range(50)} == {None}
 

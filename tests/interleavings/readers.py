@@ -49,6 +49,8 @@ class Reader(Actor):
         self.history.append((type(self.effect).__name__, repr(outcome), self.oldest_allowed))
         try:
             self.effect = self.operation.send(outcome)
+            while isinstance(self.effect, Ask):  # no other actor can change the answer
+                self.effect = self.operation.send(self.effect.question())
         except StopIteration as end:
             self.finish(end.value)
 
@@ -69,8 +71,6 @@ class Reader(Actor):
             case Sleep():
                 self.process.clock.waited += OPTIONS.lease_timeout
                 return None
-            case Ask(question):
-                return question()
             case effect:
                 assert effect is not None
                 return self.process.perform(effect)

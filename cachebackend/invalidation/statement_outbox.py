@@ -31,6 +31,7 @@ from cachebackend.invalidation.row_texts import (
     most_states,
     object_of,
     short_text_of,
+    text_of,
 )
 from cachebackend.invalidation.tables import WatchedTable
 from cachebackend.invalidation.trigger_rows import triggered_models
@@ -79,6 +80,7 @@ class StatementOutbox:
         is_single: Whether it changes at most one row, whose old values are known if it returns them.
         returns_all: Whether the statement returns its rows even if they are more than ``RETURNED_ROWS``.
         values: The fields of the next columns that it returns, which queries may bind.
+        bindable: The fields of the table that queries may bind: their columns have the usual types.
         changed: The columns that differ between the states of a row; None: all may, or it has one state.
 
     Attributes:
@@ -95,12 +97,14 @@ class StatementOutbox:
         is_single: bool = False,
         returns_all: bool = True,
         values: Sequence[models.Field[Any, Any]] = (),
+        bindable: Collection[models.Field[Any, Any]] = (),
         changed: Collection[str] | None = None,
     ) -> None:
         self._table, self._quote, self._is_large = table, quote_name, is_large
         self._is_single = is_single
         self._may_omit = is_large and not returns_all
         self._values = tuple(values)
+        self._unusual = tuple(field for field in table.fields if field not in bindable)
         self._changed = frozenset(changed or ()) if table.result_aliases else frozenset()
         self.pks: list[int] = []
         self.omitted = 0
@@ -123,6 +127,7 @@ class StatementOutbox:
             width,
             states,
             tuple(self._table.fields),
+            self._unusual,
             self._values,
             self._changed,
             ROWS_PER_OUTBOX_ROW if self._is_large else None,
@@ -155,6 +160,7 @@ class _Form(NamedTuple):
         width: How many columns the statement returns.
         states: How many states of a row these are.
         fields: The fields of the first columns.
+        unusual: Those of ``fields`` whose columns may have another type than is usual for the field.
         values: The fields of the next columns.
         changed: The columns that may differ between the states of a row; empty: all may.
         rows_of_chunk: How many changed rows one outbox row names at most; None: the statement changes few.
@@ -170,6 +176,7 @@ class _Form(NamedTuple):
     width: int
     states: int
     fields: tuple[models.Field[Any, Any], ...]
+    unusual: tuple[models.Field[Any, Any], ...]
     values: tuple[models.Field[Any, Any], ...]
     changed: frozenset[str]
     rows_of_chunk: int | None
@@ -180,7 +187,7 @@ class _Form(NamedTuple):
     def texts(self, columns: Sequence[str], condition: str) -> str:
         """Return the SQL of a state of a row (``row_texts``); its values are written on a condition."""
         members = [
-            (field.attname, short_text_of(field, column))
+            (field.attname, text_of(column) if field in self.unusual else short_text_of(field, column))
             for field, column in zip((*self.fields, *self.values), columns, strict=True)
         ]
         keys = object_of([*members[: len(self.fields)], *self._list])

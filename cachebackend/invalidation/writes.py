@@ -28,6 +28,7 @@ from django.db.models.sql.compiler import SQLCompiler, SQLDeleteCompiler, SQLIns
 from django.db.models.sql.constants import ROW_COUNT
 
 from cachebackend.interrupts import note_interrupt, raise_interrupt
+from cachebackend.invalidation.catalogue import bindable_fields
 from cachebackend.invalidation.changes import paired
 from cachebackend.invalidation.conflicts import conflicting_rows
 from cachebackend.invalidation.fetched_rows import UNREADABLE
@@ -91,6 +92,7 @@ class Write(StatementChanges):
             is_single=self._is_single,
             returns_all=is_insert or reads_back,  # the caller has as many instances
             values=self._outbox_values(table),
+            bindable=bindable_fields(table.model, self._connection.alias),
             changed=self._changed_columns,
         )
         self._own = OwnStatement(self._connection.alias, table, outbox)

@@ -22,7 +22,7 @@ from cachebackend.invalidation.tables import watched_tables
 from cachebackend.invalidation.writes import Write
 from cachebackend.models import OutboxRow
 from tests.integration.test_writes import FAMILY, MAKE, WAYS, Readable
-from tests.zoo.models import FAMILIES, Account, Author, Sample, Singer, Topic
+from tests.zoo.models import FAMILIES, Account, Author, Nickname, Sample, Singer, Topic
 
 pytestmark = [
     pytest.mark.postgres,
@@ -255,6 +255,26 @@ def test_the_short_text_of_a_column_is_the_one_of_a_trigger() -> None:
         rows = cursor.fetchall()
     assert len(rows) == 4
     assert [long for long, _ in rows] == [short for _, short in rows]
+
+
+def test_a_column_of_a_table_of_others_may_have_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres casts a million in a ``real`` to the text 1e+06, which is no integer for the relay."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zoo_nickname ALTER code TYPE real")
+    forget_catalogues()
+    try:
+        with pytest.raises(Nickname.DoesNotExist):  # which is cached
+            Nickname.cached.get(code=1_000_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(PendingDeletes, "delete", lambda self: self.keys)
+            Nickname.objects.create(name="a", code=1_000_000)
+        relay()
+        assert Nickname.cached.get(code=1_000_000).name == "a"
+    finally:
+        Nickname.objects.all().delete()
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE zoo_nickname ALTER code TYPE integer")
+        forget_catalogues()
 
 
 def test_a_statement_in_a_transaction_leaves_its_row_to_the_commit() -> None:

@@ -61,7 +61,8 @@ LISTED = {"rank", "name"}
 def sql_of(*, is_large: bool = False, states: int = 1, **options: Any) -> str:
     """Return the SQL of a statement whose outbox row holds values."""
     [table] = watched_tables(Poem._meta.db_table)
-    rows = StatementOutbox(table, lambda name: f'"{name}"', is_large=is_large, values=VALUES, **options)
+    options = {"values": VALUES, "bindable": table.fields} | options
+    rows = StatementOutbox(table, lambda name: f'"{name}"', is_large=is_large, **options)
     return rows.around("UPDATE", "marker", 4 * states, states)
 
 
@@ -91,6 +92,13 @@ def test_a_statement_of_one_row_writes_it_without_aggregates() -> None:
     assert "jsonb_build_array(jsonb_build_object('id', \"marker\"::text" in sql
     assert "jsonb_agg" not in sql
     assert "HAVING" not in sql
+
+
+def test_a_column_of_an_unusual_type_has_a_text_all_the_same() -> None:
+    """An object would hold an integer below a ``CharField`` as a number."""
+    sql = sql_of(is_single=True, bindable=())
+    assert "'id', to_jsonb(\"marker\") #>> '{}', 'name', to_jsonb(c1) #>> '{}'" in sql
+    assert "'rank', c2::text" in sql
 
 
 def test_each_state_lists_the_columns_that_an_update_sets() -> None:

@@ -148,8 +148,11 @@ class Statement:
             return len(self._query.objs) > ROWS_PER_OUTBOX_ROW
         conditions = self._query.where.children
         [first, *more] = conditions or [None]
-        names_one = isinstance(first, Exact) and getattr(first.lhs, "target", None) is self._model._meta.pk
-        return bool(more) or not names_one or self._query.where.negated
+        if more or not isinstance(first, Exact) or self._query.where.negated:
+            return True
+        # A primary key that equals another column, or one that is not that of the table, may name many rows
+        is_pk = getattr(first.lhs, "target", None) is self._model._meta.pk
+        return not (is_pk and first.rhs_is_direct_value() and self._columns.names_rows)
 
     @property
     def _is_single(self) -> bool:

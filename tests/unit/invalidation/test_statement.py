@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections, models
-from django.db.models import F
+from django.db.models import F, OuterRef, Subquery
 from django.db.models.constants import OnConflict
 
 from cachebackend.invalidation.statement import Statement
-from cachebackend.invalidation.tables import watched_tables
+from cachebackend.invalidation.tables import WatchedTable, watched_tables
+from tests.second_models import second_model
 from tests.zoo.models import Author, Sum
 
 pytestmark = pytest.mark.usefixtures("no_queried_tables")
@@ -60,8 +61,17 @@ def test_a_statement_that_names_one_row_is_small() -> None:
         Author.objects.filter(name="a"),
         Author.objects.filter(pk__in=[1, 2]),
         Author.objects.filter(models.Q(pk=1) | models.Q(rank=1)),
+        Author.objects.filter(pk=F("rank")),
+        Author.objects.filter(pk=Subquery(Author.objects.filter(rank=OuterRef("rank")).values("pk")[:1])),
     ):
         assert update_of(rows, rank=1)._is_large
+
+
+def test_a_primary_key_that_is_not_that_of_the_table_may_name_many_rows() -> None:
+    """A model whose table Django does not manage may declare any column."""
+    other = second_model(Author, name=models.CharField(max_length=40, primary_key=True))
+    delete = other._base_manager.filter(pk="a").query.chain(models.sql.DeleteQuery)
+    assert Statement(delete.get_compiler(connection=connection), [WatchedTable(other)])._is_large
 
 
 def test_an_upsert_may_update_rows_that_it_has_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

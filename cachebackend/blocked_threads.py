@@ -19,7 +19,7 @@ Blocking code in the thread of an event loop never waits: no task of the loop co
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from threading import Thread, current_thread
 from typing import Any, TypeAlias
@@ -57,6 +57,9 @@ class LeaseHolder:
 
         Blocking code rarely gives work to another thread: a loader that calls ``asyncio.run`` may. The work
         that waits for that thread shows whether it has done so.
+
+        If a thread of the loop's pool waits in ``async_to_sync``, nothing shows which thread waits for it. It
+        may be the one that work of the holder waits for.
         """
         executor = self._executor()
         thread = getattr(executor, "_work_thread", None)
@@ -67,7 +70,9 @@ class LeaseHolder:
         if is_blocked and (self._is_task or _has_work(executor)):
             return True
         pool = getattr(self._loop, "_default_executor", None)
-        threads = frozenset(getattr(pool, "_threads", ()))
+        threads = frozenset(_pool_threads(self._loop))
+        if _has_work(executor) and any(blocked[thread] is not None for thread in threads & blocked.keys()):
+            return True
         return not threads.isdisjoint(blocked) and _has_work(pool) and threads <= _waiting_threads()
 
     def _executor(self) -> Any:
@@ -165,12 +170,23 @@ def _parents() -> Iterator[Any]:
     """Yield the calls of ``async_to_sync`` around the caller, the innermost one first.
 
     Code that ``asyncio.to_thread`` calls has the context of its task, but asgiref hides what is of the task's
-    thread.
+    thread. If that code calls ``async_to_sync``, the context has only this call.
     """
-    executor = _parent() or _hidden_parent()
+    executor: Any = _parent() or _hidden_parent() or _parent_of_pool(current_thread())
     while executor is not None:
         yield executor
-        executor = getattr(executor, "_old_executor", None)
+        executor = getattr(executor, "_old_executor", None) or _parent_of_pool(executor._work_thread)
+
+
+def _parent_of_pool(thread: Thread) -> Any:
+    """Return the call of ``async_to_sync`` that has made the loop in whose pool a thread works."""
+    loops: dict[Any, Any] = AsyncToSync.loop_thread_executors
+    return next((executor for loop, executor in [*loops.items()] if thread in _pool_threads(loop)), None)
+
+
+def _pool_threads(loop: Any) -> Collection[Thread]:
+    """Return the threads of the pool of an event loop."""
+    return getattr(getattr(loop, "_default_executor", None), "_threads", ())
 
 
 def _unended(executor: Any) -> Any:

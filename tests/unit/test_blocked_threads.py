@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -95,6 +96,60 @@ def test_a_thread_waits_in_async_to_sync_for_asyncio_to_thread() -> None:
 
     assert asyncio.run(main())
     assert asyncio.run(other()) == [False, True]
+
+
+def test_a_thread_of_a_pool_that_calls_async_to_sync_keeps_its_callers_waiting() -> None:
+    """Its task does not wait for one that needs the thread in which the loop of the pool was made."""
+
+    async def of_call(outside: LeaseHolder) -> bool:
+        return may_task_wait(outside)
+
+    async def of_pool(outside: LeaseHolder) -> bool:
+        await asyncio.to_thread(int)  # the thread is one of the pool's
+        return await asyncio.to_thread(lambda: async_to_sync(of_call)(outside))
+
+    async def without_context(outside: LeaseHolder) -> bool:
+        run = asyncio.get_running_loop().run_in_executor
+        await run(None, int)
+        return await run(None, may_wait, outside)
+
+    async def main(of_loop: Callable[[LeaseHolder], Awaitable[bool]]) -> list[bool]:
+        new_loop, holder = async_to_sync(of_loop, force_new_loop=True), LeaseHolder()
+        return [await sync_to_async(new_loop)(holder), await of_loop(holder)]
+
+    assert asyncio.run(main(of_pool)) == [False, True]
+    assert asyncio.run(main(without_context)) == [False, True]
+
+
+def test_work_shows_that_a_thread_may_wait_for_a_pool() -> None:
+    """If its call of ``async_to_sync`` has made no loop, nothing else does."""
+
+    async def of_call(outside: LeaseHolder) -> list[bool]:
+        before = may_task_wait(outside)
+        loop.call_soon_threadsafe(is_begun.set)
+        await asyncio.to_thread(is_given.wait)
+        return [before, may_task_wait(outside)]
+
+    async def of_pool(outside: LeaseHolder) -> list[bool]:
+        await asyncio.to_thread(int)  # the thread is one of the pool's
+        return await asyncio.to_thread(lambda: async_to_sync(of_call)(outside))
+
+    async def main() -> list[bool]:
+        nonlocal loop, is_begun
+        loop, is_begun = asyncio.get_running_loop(), asyncio.Event()
+        holder = LeaseHolder()
+        asked = asyncio.create_task(sync_to_async(lambda: async_to_sync(of_pool)(holder))())
+        await is_begun.wait()
+        work = asyncio.create_task(sync_to_async(int)())
+        await asyncio.sleep(0)  # the work is given
+        is_given.set()
+        await work
+        return await asked
+
+    loop: asyncio.AbstractEventLoop
+    is_begun: asyncio.Event
+    is_given = threading.Event()
+    assert asyncio.run(main()) == [True, False]
 
 
 def test_blocking_code_never_waits_in_an_event_loop() -> None:

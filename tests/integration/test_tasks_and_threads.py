@@ -12,6 +12,7 @@ from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.cache import cache
 
 from cachebackend import RingCache
+from cachebackend.loader import held_tokens
 from cachebackend.testing import empty_ring
 from cacheproject.demo.models import Article
 from tests.waits import wait_until, whole_leases
@@ -171,9 +172,45 @@ def in_a_loop_of_the_loader() -> list[int]:
     return asyncio.run(main())
 
 
+def in_the_pool_of_a_loop_that_the_thread_has_made() -> list[int]:
+    """Code of the pool calls ``async_to_sync``, which forgets whose thread waits for its loop."""
+    return _in_a_pool(force_new_loop=True)
+
+
+def in_a_pool_that_the_thread_waits_for() -> list[int]:
+    """As before, in the pool of the loop of the loader."""
+    return _in_a_pool(force_new_loop=False)
+
+
+def _in_a_pool(*, force_new_loop: bool) -> list[int]:
+    loading, reading = threading.Event(), threading.Event()
+
+    async def load() -> int:
+        return len(held_tokens())  # 0: it has not waited until the lease was free
+
+    async def read() -> int:
+        reading.set()
+        return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
+
+    async def read_in_pool() -> int:
+        await asyncio.to_thread(int)
+        return await asyncio.to_thread(async_to_sync(read))
+
+    async def read_in_thread() -> int:
+        await begun(loading)
+        return await sync_to_async(async_to_sync(read_in_pool, force_new_loop=force_new_loop))()
+
+    async def main() -> list[int]:
+        return await asyncio.gather(begin_to_load(loading, reading), read_in_thread())
+
+    return asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "read",
     [
+        in_a_pool_that_the_thread_waits_for,
+        in_the_pool_of_a_loop_that_the_thread_has_made,
         in_two_loops,
         in_two_requests_of_a_thread,
         in_async_to_sync,

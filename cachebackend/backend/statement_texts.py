@@ -33,20 +33,30 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+#: Extensions whose settings decide what is similar or near, or what functions return.
+_EXTENSIONS = (
+    r"ANON|DISKANN|HNSW|IVFFLAT|ORAFCE|PG_BIGM|PG_SIMILARITY|PG_TRGM|PGROONGA|PLPGSQL|POSTGIS|SMLAR"
+    r"|VCHORD\w*|VECTORS"
+)
 #: Settings on which no row and no result depends: who writes, how long, and how fast. Settings of a program
 #: of its own have a dot in their names, as those of some extensions do. Any other setting may change how the
 #: database shows times, floats or bytes, compares texts, or where it looks for tables.
 _HARMLESS_NAMES = (
     r"[\"`]?(?:APPLICATION_NAME|AUTOCOMMIT|CLIENT_MIN_MESSAGES|SYNCHRONOUS_COMMIT|\w*WORK_MEM|TEMP_BUFFERS"
     r"|PLAN_CACHE_MODE|\w+_COST|MAX_PARALLEL_\w+|JIT\w*|ENABLE_\w+|LOG_\w+|\w+_TIMEOUT|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS"
-    r"|(?!(?:PG_TRGM|HNSW|IVFFLAT|POSTGIS)\b)[A-Z]\w*[\"`]?\.[\"`]?\w+)[\"`]?"
+    rf"|(?!(?:{_EXTENSIONS})\b)[A-Z]\w*[\"`]?\.[\"`]?\w+)[\"`]?"
 )
-#: A statement that makes a setting, and one that makes one harmless setting and nothing else.
-_SET = re.compile(_BEGIN + r"SET\b", re.IGNORECASE | re.DOTALL)
+#: The value of a setting, up to a comment, another setting or another statement.
+_VALUE = r"(?:'[^'\\]*'|\"[^\"\\]*\"|(?!--)[^;,'\"/\\#])*"
+#: A statement that makes or ends a setting, in a block of code or a comment of MySQL, too; and one that makes
+#: or ends one harmless setting, and does nothing else.
+_SET = re.compile(
+    rf"{_BEGIN}(?:(?:RE)?SET\b|DO\b.*?\b(?:RE)?SET\b)|\s*/\*M?!\d*\s*SET\b", re.IGNORECASE | re.DOTALL
+)
 _HARMLESS_SET = re.compile(
-    rf"{_BEGIN}SET\b{_BEGIN}(?:(?:SESSION|LOCAL)\b{_BEGIN})?"
+    rf"{_BEGIN}(?:RE)?SET\b{_BEGIN}(?:(?:SESSION|LOCAL)\b{_BEGIN})?"
     r"(?:(?:CONSTRAINTS|ROLE|TRANSACTION|AUTHORIZATION|CHARACTERISTICS)\b"
-    rf"|{_HARMLESS_NAMES}\s*(?:=|TO\b)[^;,]*(?:;|\Z))",
+    rf"|{_HARMLESS_NAMES}\s*(?:(?:=|TO\b){_VALUE})?{_BEGIN}(?:;|\Z))",
     re.IGNORECASE | re.DOTALL,
 )
 #: A call of the function that makes any setting, if its argument is not a plain text with a harmless name, or
@@ -98,7 +108,7 @@ def may_change_rows(text: str) -> bool:
 
 
 def makes_settings(text: str) -> bool:
-    """Return whether one of the statements in a text makes a setting on which results may depend."""
+    """Return whether one of the statements in a text makes or ends a setting on which results may depend."""
     begins = (0, *(each.end() for each in re.finditer(";", text)))
     lower = text.lower()
     is_called = ("set_config" in lower or "pg_settings" in lower) and _SET_CONFIG.search(text) is not None

@@ -152,7 +152,12 @@ def test_a_change_of_another_column_leaves_the_list(poems: list[Poem]) -> None:
 @pytest.mark.postgres
 @pytest.mark.parametrize("is_read_before", [False, True])
 @pytest.mark.parametrize(
-    "sql", ["SET LOCAL TIME ZONE 'Asia/Tokyo'", "SELECT set_config('timezone', 'Asia/Tokyo', true)"]
+    "sql",
+    [
+        "SET LOCAL TIME ZONE 'Asia/Tokyo'",
+        "SELECT set_config('timezone', 'Asia/Tokyo', true)",
+        "DO $$ BEGIN SET LOCAL TIME ZONE 'Asia/Tokyo'; END $$",
+    ],
 )
 def test_a_time_zone_of_a_transaction_is_its_own(sql: str, is_read_before: bool) -> None:
     """Its texts of moments are not those of other transactions, in either direction."""
@@ -170,6 +175,26 @@ def test_a_time_zone_of_a_transaction_is_its_own(sql: str, is_read_before: bool)
         assert "time zone" in Novel.cached.all().explain_cache()
     assert days() == days() == ["2026-01-01"]
     assert statements(days) == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("sql", ["RESET search_path", "DO $$ BEGIN SET LOCAL search_path = public; END $$"])
+def test_a_transaction_that_ends_a_setting_of_its_connection_has_rows_of_its_own(sql: str) -> None:
+    """Other connections have the setting still: a site makes it for each."""
+    here = Author.objects.create(name="here")
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA other; CREATE TABLE other.zoo_author (LIKE zoo_author)")
+        cursor.execute("INSERT INTO other.zoo_author SELECT id, 'there', rank FROM zoo_author")
+        try:
+            cursor.execute("SET search_path = other, public")
+            assert Author.cached.get(pk=here.pk).name == "there"
+            with transaction.atomic():
+                cursor.execute(sql)
+                assert Author.cached.get(pk=here.pk).name == "here"
+            cursor.execute("SET search_path = other, public")
+            assert Author.cached.get(pk=here.pk).name == "there"
+        finally:
+            cursor.execute("RESET search_path; DROP SCHEMA other CASCADE")
 
 
 @pytest.mark.postgres

@@ -303,7 +303,12 @@ def is_open(connection: Any) -> bool:
     if connection.vendor == "postgresql":
         return _status(connection) in {_ACTIVE, _INTRANS, _INERROR}
     driver = connection.connection
-    return connection.vendor == "sqlite" and driver is not None and bool(driver.in_transaction)
+    if connection.vendor != "sqlite" or driver is None:
+        return False
+    try:
+        return bool(driver.in_transaction)
+    except connection.Database.ProgrammingError:  # another thread is about to close its connection
+        return False
 
 
 def is_unmanaged(connection: BaseDatabaseWrapper) -> bool:

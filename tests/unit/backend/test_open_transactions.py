@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_a_connection_that_is_closed_has_changed_nothing(connection: Any) -> Non
     connection.closed_in_transaction = True
     connection.close()
     assert (any_begun(), any_changed(), rollbacks()) == (False, False, before + 1)
+
+
+def test_a_connection_of_sqlite_that_another_thread_closes_is_in_no_transaction(connection: Any) -> None:
+    """Each thread asks the connections of all; Django forgets the driver's connection after it is closed."""
+    connection.in_atomic_block, connection.autocommit = False, True
+    connection.Database, connection.connection = sqlite3, sqlite3.connect(":memory:")
+    connection.connection.execute("BEGIN")
+    assert any_open()
+    connection.connection.close()
+    assert not any_open()
 
 
 @pytest.mark.parametrize("name", ["x", '"x"', "`x`"])

@@ -29,8 +29,10 @@ def _tracer() -> Any:
     A site that sets one has imported the API. Importing it here would cost each process 7 ms.
     """
     api = sys.modules.get("opentelemetry.trace")
+    if not hasattr(api, "get_tracer"):  # another thread may be importing the API
+        return None
     # The public function to get the provider reads the environment each time
-    provider = None if api is None else getattr(api, "_TRACER_PROVIDER", True)
+    provider = getattr(api, "_TRACER_PROVIDER", True)
     return None if provider is None else _tracer_of(provider)
 
 

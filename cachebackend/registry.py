@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 
 from cachebackend.client import RingClient
 from cachebackend.errors import ConfigurationError
+from cachebackend.imports import import_at_first_use
 from cachebackend.options import RingOptions, WriteBehindOptions
 
 if TYPE_CHECKING:
@@ -67,11 +68,10 @@ def queue_client(options: WriteBehindOptions) -> QueueClient:
         if not options.is_on:
             message = "WRITE_BEHIND['nodes']: names no node, so write-behind is off; give at least one URL"
             raise ConfigurationError([message])
-        from cachebackend.client.queue import QueueClient  # most sites have no queue
-
+        queue = import_at_first_use("cachebackend.client.queue")  # most sites have no queue
         with _lock:
             _queue_prefixes.add(options.prefix)
-            client = _queues.get(options) or _queues.setdefault(options, QueueClient(options))
+            client = _queues.get(options) or _queues.setdefault(options, queue.QueueClient(options))
     return client
 
 

@@ -8,10 +8,10 @@ send the commands; the nodes hold the connections. This package imports neither 
 ``node``, so a test can run an operation step by step.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cachebackend.effects import Ask, Load, Operation, sharing_first_scatter
+from cachebackend.imports import import_at_first_use
 from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Unfilled
 from cachebackend.protocol.cache.freshness import value_of
 from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
@@ -116,4 +116,4 @@ def __getattr__(name: str) -> Any:
     if name not in {"queue", "telemetry"}:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return import_module(f"{__name__}.{name}")
+    return import_at_first_use(f"{__name__}.{name}")

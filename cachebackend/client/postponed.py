@@ -62,7 +62,7 @@ class PostponedDeletes:
     def retry(self) -> bool:
         """Replay them to the nodes that have the keys now; return whether the thread must try again.
 
-        If one is postponed after this has looked for some, another thread is started, and goes on instead.
+        If one is postponed after this has looked for some, another thread is started, and continues instead.
         """
         self._thread = None
         holders = list(self._holders())

@@ -258,7 +258,7 @@ def test_the_short_text_of_a_column_is_the_one_of_a_trigger() -> None:
 
 
 def test_a_column_of_a_table_of_others_may_have_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Postgres casts a million in a ``real`` to the text 1e+06, and the relay cannot read that as an integer."""
+    """Postgres casts a million in a ``real`` to the text 1e+06: the relay cannot read that as an integer."""
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE zoo_nickname ALTER code TYPE real")
     forget_catalogues()

@@ -42,7 +42,7 @@ class PostponedDeletes:
     def __init__(self, holders: Callable[[], Iterable[ReplayedNode]]) -> None:
         self._holders = holders
         self._pause: Callable[[float], object] = threading.Event().wait
-        #: The thread that waits before the next attempt; None: there is none that goes on.
+        #: The thread that waits before the next attempt; None: there is none that continues.
         self._thread: threading.Thread | None = None
 
     def retry_soon(self) -> None:

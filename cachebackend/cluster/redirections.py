@@ -110,9 +110,12 @@ async def follow_async(
 
 
 def _unknown(table: Table, servers: Sequence[ShardNode], replies: Sequence[Reply]) -> set[Hashable]:
-    """Return a name for each server that a redirection names, and that the table does not have."""
+    """Return a name for each server that a redirection names, and that the table does not have.
+
+    ``MOVED`` is news after ``ASK``: meanwhile the server has got the slot, and the topology has it.
+    """
     return {
-        (server.name, reply.host, reply.port, reply.slot if reply.host == UNNAMED else 0)
+        (server.name, reply.host, reply.port, reply.slot if reply.host == UNNAMED else 0, reply.is_moved)
         for server, reply in zip(servers, replies, strict=True)
         if isinstance(reply, RedirectedError) and table.target(server, reply) is None
     }

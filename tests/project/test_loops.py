@@ -15,6 +15,7 @@ BOUNDED = {
     "backend/extras.iter_keys": "Cursor",
     "backend/lazy_objects.loaded": "the lazy objects in each other",
     "backend/remembered_leases._limit": "the leases that are remembered",
+    "client/postponed._retry": "the deletes that are postponed, and the client; a pause before each round",
     "client/replay._run_over": "the operation",
     "protocol/cache/lease_on_get._acquire": "may_ask_again",
     "protocol/cache/load._lease_and_load": "may_ask_again, and MAX_PERIODS of waiting",

@@ -30,14 +30,15 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_installed_versions_are_cells_and_missing_ones_are_named() -> None:
-    """Each installed Python, the lowest versions, a pool and SQLite; no environment is made for this."""
+    """Each installed Python, the lowest versions, a pool, prepared statements and SQLite; no environment is made for this."""
     left_out: list[str] = []
     cells = list(matrix.cells(left_out))
     assert cells[0].python == OURS
     assert cells[0].arguments == matrix.LIBRARY
     assert "lowest versions" in cells[1].name
-    assert [each.environment for each in cells[-2:]] == [
+    assert [each.environment for each in cells[-3:]] == [
         {"DATABASE_POOL": "1"},
+        {"PREPARED": "1"},
         {"DATABASE_URL": "sqlite://:memory:"},
     ]
     assert left_out[:2] == ["Python 2.9: not installed", "Redis: no `redis-server` on the path"]

@@ -186,6 +186,8 @@ def test_what_concerns_all_nodes_reaches_a_server_that_has_just_got_slots(
     asked: list[str] = []
 
     def answer(node: Node, command: Command) -> Reply:
+        if command[0] == b"CLUSTER":  # it names servers without slots, and is not sent to one that is ejected
+            return []
         asked.append(node.name)
         assert node.breaker is not None
         assert not node.breaker.is_open

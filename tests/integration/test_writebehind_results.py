@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,12 +14,14 @@ from django.db.models import F
 from cachebackend import writebehind
 from cachebackend.invalidation import old_rows
 from cachebackend.invalidation.catalogue import catalogue_of
+from cachebackend.invalidation.shape_registry import Registry
 from cachebackend.writebehind import apply
 from cacheproject.demo.models import Article
 from tests.integration.results import Pages
 from tests.integration.write_behind import drain_all, one_partition
 from tests.second_models import second_model
 
+logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes", "ring_cache")]
 
 VERSIONS = pytest.mark.parametrize(
@@ -32,7 +36,23 @@ def articles() -> list[Article]:
 
 
 @pytest.fixture
-def pages(articles: list[Article]) -> Pages:
+def logged_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log what each change makes wrong, for tests that fail."""
+    wrong_keys = Registry.wrong_keys
+
+    def logged(registry: Any) -> Iterator[tuple[bytes, set[bytes]]]:
+        for key, wrong in wrong_keys(registry):
+            shapes = {name: shape and shape.description for name, shape in registry._shapes.items()}
+            logger.warning(
+                "%s makes %s wrong; %s; %s", registry._changes[key], wrong, registry._found, shapes
+            )
+            yield key, wrong
+
+    monkeypatch.setattr(Registry, "wrong_keys", logged)
+
+
+@pytest.fixture
+def pages(articles: list[Article], logged_changes: None) -> Pages:
     """Cached results: some depend on the views, some on the values of one row, and some on neither."""
     pages = Pages(
         {

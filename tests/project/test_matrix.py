@@ -30,7 +30,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_installed")
 def test_installed_versions_are_cells_and_missing_ones_are_named() -> None:
-    """Each installed Python, the lowest versions, a pool, prepared statements, and SQLite. Nothing is made."""
+    """Each installed Python, the lowest versions, a pool, prepared statements, SQLite. Nothing is made."""
     left_out: list[str] = []
     cells = list(matrix.cells(left_out))
     assert cells[0].python == OURS

@@ -29,6 +29,17 @@ VERSIONS = pytest.mark.parametrize(
 )
 
 
+_wrong_keys = Registry.wrong_keys
+
+
+def logged_wrong_keys(registry: Any) -> Iterator[tuple[bytes, set[bytes]]]:
+    """Log what each change makes wrong, for tests that fail."""
+    for key, wrong in _wrong_keys(registry):
+        shapes = {name: shape and shape.description for name, shape in registry._shapes.items()}
+        logger.warning("%s makes %s wrong; %s; %s", registry._changes[key], wrong, registry._found, shapes)
+        yield key, wrong
+
+
 @pytest.fixture
 def articles() -> list[Article]:
     """Three rows, none of which was viewed."""
@@ -36,24 +47,9 @@ def articles() -> list[Article]:
 
 
 @pytest.fixture
-def logged_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log what each change makes wrong, for tests that fail."""
-    wrong_keys = Registry.wrong_keys
-
-    def logged(registry: Any) -> Iterator[tuple[bytes, set[bytes]]]:
-        for key, wrong in wrong_keys(registry):
-            shapes = {name: shape and shape.description for name, shape in registry._shapes.items()}
-            logger.warning(
-                "%s makes %s wrong; %s; %s", registry._changes[key], wrong, registry._found, shapes
-            )
-            yield key, wrong
-
-    monkeypatch.setattr(Registry, "wrong_keys", logged)
-
-
-@pytest.fixture
-def pages(articles: list[Article], logged_changes: None) -> Pages:
+def pages(articles: list[Article], monkeypatch: pytest.MonkeyPatch) -> Pages:
     """Cached results: some depend on the views, some on the values of one row, and some on neither."""
+    monkeypatch.setattr(Registry, "wrong_keys", logged_wrong_keys)
     pages = Pages(
         {
             "all": lambda: Article.cached.order_by("slug"),

@@ -18,8 +18,8 @@ __all__ = ["GOALS", "measure"]
 ROUNDS, QUICK_ROUNDS = 15, 5
 IMPORT, FIRST_GET, UNIT = "importing the backend", "the first get", "a millisecond of CPU"
 _MODULES = (
-    "It is spent in 130 modules. Those of clusters, which take 5 % of it, are imported though a plain ring does "
-    "not use them."
+    "It is spent in 130 modules. Those of clusters, which take 5 % of it, are imported though a plain ring "
+    "does not use them."
 )
 GOALS = (Goal(IMPORT, UNIT, 80, "at_most", _MODULES), Goal(FIRST_GET, UNIT, 60, "at_most"))
 #: Prints milliseconds of CPU. What every Django process has imported before is not counted.

@@ -34,11 +34,15 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The clock of the machine.
+
+    Its numbers are those of the operating system: a project that seeds the module ``random`` in each process
+    gets the same sequence as without a cache, and its processes do not all load a value again at once.
+    """
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
-    random = staticmethod(random.random)
+    random = staticmethod(random.SystemRandom().random)
 
     @staticmethod
     def token() -> bytes:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from cachebackend.interrupts import raise_interrupt
 
-__all__ = ["call_in_thread", "is_thread_refused", "start_thread"]
+__all__ = ["call_in_thread", "is_thread_refused", "start_if_possible", "start_thread"]
 
 T = TypeVar("T")
 #: How Python's errors begin if no thread can start.
@@ -53,3 +53,13 @@ def start_thread(thread: Thread) -> None:
         if error.__context__ is not None:
             raise_interrupt(error.__context__)
         raise
+
+
+def start_if_possible(thread: Thread) -> None:
+    """Start a thread as ``start_thread`` does, unless the process cannot start another one."""
+    try:
+        start_thread(thread)
+    except RuntimeError as error:
+        raise_interrupt(error)
+        if not is_thread_refused(error):
+            raise

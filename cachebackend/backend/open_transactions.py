@@ -161,8 +161,8 @@ class OpenTransaction:
             if not self.has_statements:
                 self._note_statement()
             text = statement_text(sql, connection)
-            self._note_before(text)
             savepoint = savepoint_of(text)
+            self._note_before(text, is_savepoint=savepoint is not None)
         try:
             result = execute(sql, params, many, context)
         finally:
@@ -172,13 +172,12 @@ class OpenTransaction:
             self._follow_savepoint(savepoint.action, savepoint.name)
         return result
 
-    def _note_before(self, sql: str) -> None:
+    def _note_before(self, sql: str, *, is_savepoint: bool) -> None:
         """Record what a statement may do; it may fail after it has done some of it."""
         if rolls_back(sql):  # to a savepoint
             self._note_rollback()
         if not self._changes_known_rows and resets_settings(sql):
             self.has_reset_settings = True
-        is_savepoint = savepoint_of(sql) is not None
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
         if makes_settings(sql):

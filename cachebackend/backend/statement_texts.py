@@ -1,7 +1,7 @@
 """What the text of an SQL statement says, as far as it matters for the cache.
 
-It is a hint: a SELECT may call a function that writes, and a comment may hide what follows it. Where a text
-is not understood, the answer is the careful one.
+It is a hint: a SELECT may call a function that writes or makes a setting, ``EXECUTE`` runs a text that is not
+seen, and comments in each other hide what follows them. ``docs/cache-queries.md`` names what is not seen.
 """
 
 from __future__ import annotations

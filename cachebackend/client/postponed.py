@@ -15,8 +15,7 @@ from functools import partial
 from typing import Protocol
 from weakref import ref
 
-from cachebackend.interrupts import raise_interrupt
-from cachebackend.threads import is_thread_refused, start_thread
+from cachebackend.threads import start_if_possible
 
 __all__ = ["PostponedDeletes"]
 
@@ -52,12 +51,7 @@ class PostponedDeletes:
             # A weak reference: a client that nobody uses any more has nothing to delete
             retry = partial(_retry, ref(self), self._pause)
             self._thread = thread = threading.Thread(target=retry, name="ringcache-postponed", daemon=True)
-            try:
-                start_thread(thread)
-            except RuntimeError as error:
-                raise_interrupt(error)
-                if not is_thread_refused(error):
-                    raise
+            start_if_possible(thread)
 
     def retry(self) -> bool:
         """Replay them to the nodes that have the keys now; return whether the thread must try again.

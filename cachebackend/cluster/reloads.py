@@ -16,7 +16,7 @@ from weakref import WeakSet
 from cachebackend.clock import Clock
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node.translate import CONNECTION_ERRORS
-from cachebackend.threads import is_thread_refused, start_thread
+from cachebackend.threads import start_if_possible
 
 __all__ = ["Reloads"]
 
@@ -112,12 +112,7 @@ class Reloads(ABC):
             # A local name: another thread may do the same at the same time, and a thread starts only once
             reloader = threading.Thread(target=self._reload_later, name="ringcache-cluster", daemon=True)
             self._reloader = reloader
-            try:
-                start_thread(reloader)
-            except RuntimeError as error:
-                raise_interrupt(error)
-                if not is_thread_refused(error):
-                    raise
+            start_if_possible(reloader)
 
     def _reload_later(self) -> None:
         """Read the topology as it is then, so what was noticed during the pause needs no other attempt."""

@@ -331,6 +331,10 @@ def test_a_threshold_of_status_trips_its_exit_code(meter: Meter, option: str, fi
     assert re.search(r"not well: .*more than -?\d (seconds|changes|writes)", out.getvalue())
 
 
+def without_times(text: str) -> str:
+    return re.sub(r"\b\d\d:\d\d\b", "a time", text)
+
+
 def test_status_is_well_exactly_if_the_page_is(meter: Meter) -> None:
     """Retried writes are a fault after a moment only; parked and failed ones are one at once."""
     Meter.behind.update(meter.pk, count=F("count") + 2)
@@ -355,11 +359,12 @@ def test_status_is_well_exactly_if_the_page_is(meter: Meter) -> None:
     with node_settings(node, maxmemory="1mb"), pytest.raises(RingCacheError):
         Meter.behind.update(meter.pk, count=F("count") + 2)
     [fault] = queue_figures().faults
-    assert command("status", code=1)["faults"] == [fault.message]
+    message = without_times(fault.message)  # counts that are published in the next minute are counted in it
+    assert [without_times(each) for each in command("status", code=1)["faults"]] == [message]
     out = StringIO()
     with pytest.raises(SystemExit):
         call_command("writebehind", "status", stdout=out)
-    assert f"not well: {fault.message}" in out.getvalue()
+    assert f"not well: {message}" in without_times(out.getvalue())
 
 
 def test_retry_prints_no_values_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from cachebackend.clock import SYSTEM_CLOCK, TOKEN_BYTES, LogRateLimit, RateLimit, SystemClock
 
 
@@ -19,6 +21,17 @@ def test_no_two_tokens_are_equal() -> None:
     tokens = {SYSTEM_CLOCK.token() for _ in range(1000)}
     assert len(tokens) == 1000
     assert {len(token) for token in tokens} == {TOKEN_BYTES}
+
+
+def test_random_numbers_leave_the_sequence_of_the_project_alone() -> None:
+    """Nor do they depend on its seed, which may be the same in each process."""
+    before = random.getstate()
+    random.seed(1)
+    state, first = random.getstate(), SYSTEM_CLOCK.random()
+    random.seed(1)
+    assert SYSTEM_CLOCK.random() != first
+    assert random.getstate() == state
+    random.setstate(before)
 
 
 def test_a_rate_limit_allows_the_first_time_and_once_in_its_seconds() -> None:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from cachebackend import threads
 from cachebackend.client import postponed
 from cachebackend.client.postponed import PostponedDeletes
 
@@ -24,7 +25,7 @@ class Node:
 def test_they_are_tried_again_until_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt comes after a pause."""
     node, pauses = Node(3), list[float]()
-    monkeypatch.setattr(postponed, "start_thread", threading.Thread.run)
+    monkeypatch.setattr(threads, "start_thread", threading.Thread.run)
     deletes = PostponedDeletes(lambda: [node] if node.left else [])
     deletes._pause = pauses.append
     deletes.retry_soon()
@@ -40,7 +41,7 @@ def test_one_attempt_is_planned_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         started.append(thread)
         thread.start()
 
-    monkeypatch.setattr(postponed, "start_thread", start)
+    monkeypatch.setattr(threads, "start_thread", start)
     deletes = PostponedDeletes(list)
     deletes._pause = lambda _: go_on.wait(30)
     for _ in range(3):
@@ -61,9 +62,9 @@ def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
         raise RuntimeError(message)
 
     deletes = PostponedDeletes(list)
-    monkeypatch.setattr(postponed, "start_thread", refuse)
+    monkeypatch.setattr(threads, "start_thread", refuse)
     deletes.retry_soon()
-    monkeypatch.setattr(postponed, "start_thread", threading.Thread.run)
+    monkeypatch.setattr(threads, "start_thread", threading.Thread.run)
     pauses: list[float] = []
     deletes._pause = pauses.append
     deletes.retry_soon()
@@ -81,7 +82,7 @@ def test_a_thread_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         deletes.retry_soon()
         return [node]
 
-    monkeypatch.setattr(postponed, "start_thread", lambda _: None)
+    monkeypatch.setattr(threads, "start_thread", lambda _: None)
     deletes._holders = postpone_another
     assert not deletes.retry()
 
@@ -89,7 +90,7 @@ def test_a_thread_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_forked_child_tries_those_of_its_parent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent may end without that."""
     started: list[threading.Thread] = []
-    monkeypatch.setattr(postponed, "start_thread", started.append)
+    monkeypatch.setattr(threads, "start_thread", started.append)
     node, deletes = Node(1), PostponedDeletes(list)
     deletes.after_fork()
     assert started == []

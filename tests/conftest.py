@@ -27,6 +27,7 @@ from cachebackend.node.translate import pack_command
 from cachebackend.options import NodeAddress, RingOptions, WriteBehindOptions
 from cacheproject.services import Services
 from tests.fix_services import ring_of_tests
+from tests.second_models import forget_isolated_models
 
 TESTS = Path(__file__).resolve().parent
 #: The function itself, which ``prefix_of_settings`` replaces.
@@ -116,6 +117,16 @@ def no_abandoned_loaders() -> None:
     """Forget the loaders that an earlier test has abandoned: a caller would ask whether they wait for it."""
     running.clear()
     kept.clear()
+
+
+@pytest.fixture(autouse=True)
+def models_of_a_test() -> Iterator[None]:
+    """Forget the models that a test has made, and that are in no app, at its end.
+
+    What is cached of a second model of a table that exists would be invalidated by other tests.
+    """
+    yield
+    forget_isolated_models()
 
 
 @contextmanager

@@ -1,19 +1,17 @@
-"""Second models of a table that exists, which only one test knows."""
+"""Models that only one test knows, in no app."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from django.apps import apps
 from django.db import models
 from django.test.utils import isolate_apps
 
 from cachebackend.invalidation import tables, watched
+from cachebackend.writebehind import queue
 
-__all__ = ["second_model", "watched_in_block"]
+__all__ = ["forget_isolated_models", "second_model"]
 
 
 def second_model(first: type[models.Model], table: str = "", **attributes: Any) -> Any:
@@ -33,11 +31,13 @@ def second_model(first: type[models.Model], table: str = "", **attributes: Any) 
     return model
 
 
-@contextmanager
-def watched_in_block() -> Iterator[None]:
-    """Let the models that a block makes be watched until its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watched, "_dependents", {each: [*own] for each, own in watched._dependents.items()})
-        patch.setattr(watched, "_queried", {each: {*own} for each, own in watched._queried.items()})
-        yield
-    tables.forget_tables()
+def forget_isolated_models() -> None:
+    """Let nothing watch models that are in no app, as those that ``isolate_apps`` makes."""
+    registries: tuple[dict[type[models.Model], Any], ...] = (watched._dependents, watched._queried)
+    isolated = {model for registry in registries for model in registry if model._meta.apps is not apps}
+    for registry in registries:
+        for model in isolated:
+            registry.pop(model, None)
+    if isolated:
+        tables.forget_tables()
+    queue._models[:] = [model for model in queue._models if model._meta.apps is apps]

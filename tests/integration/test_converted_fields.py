@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone, translation
 
 from cachebackend import CachedManager
-from tests.second_models import second_model, watched_in_block
+from tests.second_models import second_model
 from tests.zoo.models import Author
 
 pytestmark = [
@@ -46,12 +46,9 @@ class Exact(json.JSONDecoder):
 
 
 @pytest.fixture
-def authors_with() -> Iterator[Callable[[Any], Any]]:
+def authors_with() -> Callable[[Any], Any]:
     """Return a function that makes a model of the table of authors, whose names have another field."""
-    with watched_in_block():
-        yield lambda field: second_model(
-            Author, name=field, rank=models.IntegerField(), cached=CachedManager()
-        )
+    return lambda field: second_model(Author, name=field, rank=models.IntegerField(), cached=CachedManager())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from cachebackend import CachedManager, invalidate
 from cachebackend.testing import empty_ring
-from tests.second_models import second_model, watched_in_block
+from tests.second_models import second_model
 from tests.zoo.models import Singer
 
 pytestmark = [
@@ -29,7 +29,6 @@ def other() -> Iterator[Any]:
     with (
         override_settings(CACHES={**settings.CACHES, "second": second}),
         empty_ring(),
-        watched_in_block(),
     ):
         yield second_model(
             Singer,

@@ -37,7 +37,7 @@ from tests.integration.test_writes import (
     make_relations,
     read,
 )
-from tests.second_models import second_model, watched_in_block
+from tests.second_models import second_model
 from tests.upserts import unique_fields
 from tests.zoo.models import (
     FAMILIES,
@@ -623,7 +623,7 @@ def test_a_value_that_is_not_of_the_cached_type_invalidates_everything(read_auth
 def test_a_table_with_very_many_columns(is_shared: bool) -> None:
     """A statement cannot return the old and new values of all of them, also if two models name them."""
     names = [f"c{number}" for number in range(900)]
-    with watched_in_block(), connection.cursor() as cursor:
+    with connection.cursor() as cursor:
         columns = {name: models.SmallIntegerField(default=0) for name in names}
         model = second_model(Poem, "zoo_wide", cached=CachedManager(), **columns)
         if is_shared:

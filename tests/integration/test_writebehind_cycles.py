@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 @pytest.fixture
 def cities(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
     """A model of countries, with a capital, and one of cities, with a country."""
-    monkeypatch.setattr(queue, "_models", list(queue._models))
     registry = Apps(["tests.shop"])
 
     def model(name: str, field: str, other: str) -> Any:

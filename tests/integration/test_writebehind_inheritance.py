@@ -18,12 +18,6 @@ from tests.shop.models import Meter
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
 
 
-@pytest.fixture(autouse=True)
-def own_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the test's models after it."""
-    monkeypatch.setattr(queue, "_models", list(queue._models))
-
-
 def counted(name: str, *bases: Any, **attributes: Any) -> Any:
     options = type("Meta", (), {"app_label": "shop", **attributes.pop("meta", {})})
     return type(name, bases or (models.Model,), {"__module__": __name__, "Meta": options, **attributes})

@@ -32,7 +32,6 @@ class OwnText(models.CharField):  # type: ignore[type-arg]  # not generic at run
 @pytest.fixture(params=[models.CharField, OwnText])
 def nick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A model whose keys are of the type char(n), which ignores blanks at the end."""
-    monkeypatch.setattr(queue, "_models", list(queue._models))
     monkeypatch.setattr(exact_keys, "_backoff", Backoff(StepClock("writer")))
     options = type("Meta", (), {"app_label": "shop", "apps": Apps(["tests.shop"]), "db_table": "shop_nick"})
     attributes = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,30 +12,17 @@ from django.db.models import F
 from cachebackend import writebehind
 from cachebackend.invalidation import old_rows
 from cachebackend.invalidation.catalogue import catalogue_of
-from cachebackend.invalidation.shape_registry import Registry
 from cachebackend.writebehind import apply
 from cacheproject.demo.models import Article
 from tests.integration.results import Pages
 from tests.integration.write_behind import drain_all, one_partition
 from tests.second_models import second_model
 
-logger = logging.getLogger(__name__)
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes", "ring_cache")]
 
 VERSIONS = pytest.mark.parametrize(
     "version", [old_rows.POSTGRES_18, 10**9], ids=["this version", "before 18"]
 )
-
-
-_wrong_keys = Registry.wrong_keys
-
-
-def logged_wrong_keys(registry: Any) -> Iterator[tuple[bytes, set[bytes]]]:
-    """Log what each change makes wrong, for tests that fail."""
-    for key, wrong in _wrong_keys(registry):
-        shapes = {name: shape and shape.description for name, shape in registry._shapes.items()}
-        logger.warning("%s makes %s wrong; %s; %s", registry._changes[key], wrong, registry._found, shapes)
-        yield key, wrong
 
 
 @pytest.fixture
@@ -47,9 +32,8 @@ def articles() -> list[Article]:
 
 
 @pytest.fixture
-def pages(articles: list[Article], monkeypatch: pytest.MonkeyPatch) -> Pages:
+def pages(articles: list[Article]) -> Pages:
     """Cached results: some depend on the views, some on the values of one row, and some on neither."""
-    monkeypatch.setattr(Registry, "wrong_keys", logged_wrong_keys)
     pages = Pages(
         {
             "all": lambda: Article.cached.order_by("slug"),

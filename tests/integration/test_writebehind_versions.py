@@ -77,7 +77,6 @@ class Deploys:
 @pytest.fixture
 def deploys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploys]:
     """Versions of a model, in one partition, so that each write meets the others."""
-    monkeypatch.setattr(queue, "_models", list(queue._models))
     deploys = Deploys(monkeypatch)
     with one_partition():
         yield deploys

@@ -513,8 +513,8 @@ def test_two_projects_share_a_node_under_different_prefixes(meter: Meter) -> Non
         assert Meter.behind.get(meter.pk).count == 0
         Meter.behind.update(meter.pk, count=F("count") + 10)
         assert Meter.behind.get(meter.pk).count == 10
-    keys: Any = project_queue().nodes[0].call((b"KEYS", b"*"))
-    assert {key.partition(b":")[0] for key in keys} == {b"shop", b"blog"}
+    keys: Any = project_queue().nodes[0].call((b"KEYS", b"*"))  # a process of another test may have its own
+    assert {key.partition(b":")[0] for key in keys} >= {b"shop", b"blog"}
 
 
 # Requests for drains

@@ -83,6 +83,7 @@ class RingClient(SingleKeyClient):
                 max(1, int(options.gutter_timeout * 1000)),
                 lambda node: self.nodes[node].is_ejected,
             )
+        self._hits: set[bytes] = set()
         self._near: NearCache | None = None
         self._trackings: Trackings | None = None
         if options.near is not None:

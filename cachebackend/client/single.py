@@ -30,6 +30,9 @@ from cachebackend.protocol.ring.write import settle_write
 
 __all__ = ["SingleKeyClient"]
 
+#: The most keys of which a process knows that they had a value.
+MAX_HITS = 10_000
+
 
 class SingleKeyClient(Client):
     """What a cache alias does with one key at a time."""
@@ -37,6 +40,8 @@ class SingleKeyClient(Client):
     context: Context
     nodes: Sequence[Node]
     _near: NearCache | None
+    #: Keys that had a value when a lease was last asked for.
+    _hits: set[bytes]
 
     def get(self, key: bytes, missing: Any = None) -> Any:
         """Return the value of a key, or ``missing``."""
@@ -154,10 +159,22 @@ class SingleKeyClient(Client):
         return reply
 
     def get_or_load(self, key: bytes, loader: Loader, fill_options: FillOptions) -> Any:
-        """Return the value of a key; load and fill it if there is none, or it is due for a refresh."""
+        """Return the value of a key; load and fill it if there is none, or it is due for a refresh.
+
+        A request for a lease returns the value, too, but costs more than GET. So a key that had a value
+        when this process last asked for a lease is read first.
+        """
         context = self.context
         if self._near is not None or fill_options.tags or fill_options.shapes:
             return self.run(get_or_load(context, key, loader, fill_options))
+        if key in self._hits:
+            failed: FailedNodes = {}
+            value = self.get_fresh(context, key, failed, MISS)
+            if value is not MISS:
+                return value
+            self._hits.discard(key)
+            if failed:
+                return self.run(get_or_load(context, key, loader, fill_options), failed)
         lease, (node, command) = begin_lease(context, key)
         begun = context.counters.begin_get()
         try:
@@ -170,7 +187,12 @@ class SingleKeyClient(Client):
         value = settle_load(context, lease, reply, loader, fill_options)
         if value is GRANTED:
             return self._load_and_fill(lease, loader, fill_options)
-        return value if value.__class__ is not Continue else self.run(value.operation)
+        if value.__class__ is Continue:
+            return self.run(value.operation)
+        if len(self._hits) >= MAX_HITS:
+            self._hits.clear()
+        self._hits.add(key)
+        return value
 
     def _load_and_fill(self, lease: LeaseRequest, loader: Loader, fill_options: FillOptions) -> Any:
         """Load under a lease that was granted, and fill it."""

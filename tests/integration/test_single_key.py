@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
 from django.conf import settings
 
 from cachebackend import RingCache, drivers, protocol
+from cachebackend.client import single
 from cachebackend.clock import SystemClock
 from cachebackend.codec import Kind, Refresh, kind_of, lease_record
 from cachebackend.counters import Counts
@@ -145,9 +147,10 @@ def outcome(
 @pytest.mark.parametrize("load", LOADERS)
 @pytest.mark.parametrize("record_name", RECORDS)
 def test_get_or_load_has_the_same_result_both_ways(cache: RingCache, record_name: str, load: str) -> None:
-    """The same value or error, the same record afterwards, and the same counts."""
+    """The same value or error, the same record afterwards, the same counts; also if the key is read first."""
     client, loads = cache.client, LOADERS[load]
-    for fill_options in FILL_OPTIONS.values():
+    for fill_options, hits in product(FILL_OPTIONS.values(), (set[bytes](), {KEY})):
+        client._hits = {*hits}
         direct = outcome(
             cache, record_name, lambda loader, o=fill_options: client.get_or_load(KEY, loader, o), loads
         )
@@ -255,6 +258,30 @@ def test_a_fill_that_was_overtaken_is_counted(cache: RingCache) -> None:
     )
     assert client.counters.total().stale_sets_refused == 1
     assert client.get(KEY) is None
+
+
+def test_a_key_that_had_a_value_is_read_without_a_lease(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease is asked for when the value is gone, and by the next read of a key that was loaded."""
+    asked: list[bytes] = []
+    begin_lease = single.begin_lease
+    monkeypatch.setattr(
+        single, "begin_lease", lambda context, key: (asked.append(key), begin_lease(context, key))[1]
+    )
+    monkeypatch.setattr(single, "MAX_HITS", 1)
+    fill_options = FILL_OPTIONS["one minute"]
+
+    def asks(key: bytes) -> bool:
+        asked.clear()
+        assert cache.client.get_or_load(key, lambda: "loaded", fill_options) == "loaded"
+        return bool(asked)
+
+    assert [asks(KEY) for _ in range(4)] == [True, True, False, False]
+    cache.client.delete(KEY)
+    assert [asks(KEY) for _ in range(3)] == [True, True, False]
+    assert [asks(b":1:other") for _ in range(3)] == [True, True, False]
+    assert asks(KEY)  # only one key is known
 
 
 def test_an_interrupted_load_releases_its_lease(cache: RingCache) -> None:

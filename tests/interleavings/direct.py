@@ -12,6 +12,7 @@ from typing import Any
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from cachebackend.client.single import SingleKeyClient
+from cachebackend.drivers import FailedNodes
 from cachebackend.effects import Command, Effect, Load, Operation, Send
 from cachebackend.protocol import Context, FillOptions
 
@@ -52,14 +53,15 @@ class Client(SingleKeyClient):
 
     def __init__(self, context: Context) -> None:
         self.context, self._near, self.counters = context, None, context.counters
+        self._hits = set()
         self.nodes = (_Node(0), _Node(1))  # type: ignore[assignment]  # all that these methods use
 
     def probe_ejected(self) -> bool:
         """Leave missed deletes to the replay, which actors step."""
         return False
 
-    def run(self, operation: Operation[Any]) -> Any:
-        """Step the operation that does the rest of a call."""
+    def run(self, operation: Operation[Any], failed: FailedNodes | None = None) -> Any:
+        """Step the operation that does the rest of a call; a node that has failed may be asked again."""
         try:
             effect = next(operation)
             while True:
@@ -94,9 +96,12 @@ def as_operation(function: Callable[[], Any]) -> Operation[Any]:
     return outcome
 
 
-def get_or_load(context: Context, key: bytes, fill_options: FillOptions) -> Operation[Any]:
-    """Return ``client.get_or_load`` of a key as an operation."""
+def get_or_load(
+    context: Context, key: bytes, fill_options: FillOptions, *, had_value: bool
+) -> Operation[Any]:
+    """Return ``client.get_or_load`` of a key as an operation; the client may know that it had a value."""
     client = Client(context)
+    client._hits = {key} if had_value else set()
 
     def loader() -> Any:
         return _step(Load(lambda: None))

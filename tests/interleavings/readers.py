@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from tests.interleavings.processes import Process
     from tests.interleavings.world import World
 
-__all__ = ["DirectReader", "DirectReaderOfTwo", "GutterReader", "OldSnapshotReader", "Reader", "ReaderOfTwo"]
+__all__ = [
+    "DirectReader",
+    "DirectReaderOfTwo",
+    "GutterReader",
+    "KnowingReader",
+    "OldSnapshotReader",
+    "Reader",
+    "ReaderOfTwo",
+]
 
 
 class Reader(Actor):
@@ -90,8 +98,17 @@ class Reader(Actor):
 class DirectReader(Reader):
     """Calls the client's own method, which needs no generator for one command and one reply."""
 
+    had_value = False
+
     def start(self) -> Operation[Any]:
-        return direct.get_or_load(self.context(), KEY, self.world.scenario.fill_options)
+        fill_options = self.world.scenario.fill_options
+        return direct.get_or_load(self.context(), KEY, fill_options, had_value=self.had_value)
+
+
+class KnowingReader(DirectReader):
+    """Knows that the key had a value, so it reads the key before it asks for a lease."""
+
+    had_value = True
 
 
 class OldSnapshotReader(Reader):

@@ -19,7 +19,7 @@ from tests.interleavings.pages import (
     Relay,
     RelayOfTwo,
 )
-from tests.interleavings.readers import GutterReader, OldSnapshotReader, Reader, ReaderOfTwo
+from tests.interleavings.readers import GutterReader, KnowingReader, OldSnapshotReader, Reader, ReaderOfTwo
 from tests.interleavings.scenario import Scenario, values
 from tests.interleavings.search import explore, explore_all
 from tests.interleavings.world import KEY, TAG
@@ -221,6 +221,16 @@ LARGER = {
     "a page: the node of the row fails: a reader, a writer, the relay": PageScenario(
         (PageReader, PageWriter, Relay), OLD, FAILS
     ),
+}
+#: Readers that know that the key had a value read it before they ask for a lease.
+SCENARIOS |= {
+    "had a value: a reader, two writers": Scenario((KnowingReader, Writer, Writer), OLD),
+    "had a value: two readers, a writer": Scenario((KnowingReader, KnowingReader, Writer), OLD),
+    "had a value: strict: two readers, a writer": Scenario((KnowingReader, KnowingReader, StrictWriter), OLD),
+    "had a value: refresh: two readers, a writer": Scenario(
+        (KnowingReader, KnowingReader, Writer), tuple(values(0, STALE)), fill_options=STALE
+    ),
+    "had a value: a node that fails: a reader, a writer": Scenario((KnowingReader, Writer), OLD, FAILS),
 }
 if os.environ.get("EXPLORE") == "all":
     SCENARIOS |= LARGER

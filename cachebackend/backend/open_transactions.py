@@ -26,6 +26,7 @@ from cachebackend.backend.statement_texts import (
     rolls_back,
     savepoint_of,
     statement_text,
+    without_begin,
 )
 from cachebackend.interrupts import raise_interrupt
 
@@ -157,7 +158,8 @@ class OpenTransaction:
         self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
     ) -> Any:
         connection, savepoint = self.connection, None
-        if is_in_transaction(connection):
+        was_in_transaction = is_in_transaction(connection)
+        if was_in_transaction:
             if not self.has_statements:
                 self._note_statement()
             text = statement_text(sql, connection)
@@ -168,9 +170,18 @@ class OpenTransaction:
         finally:
             if self.has_statements and not is_in_transaction(connection):
                 self._begin(is_committed=False)  # by COMMIT or ROLLBACK as SQL: nobody knows
+            elif not was_in_transaction and is_open(connection):
+                self._note_begun_by(statement_text(sql, connection))
         if savepoint is not None:
             self._follow_savepoint(savepoint.action, savepoint.name)
         return result
+
+    def _note_begun_by(self, text: str) -> None:
+        """Record what the statements after BEGIN may have done, in a text that began a transaction."""
+        rest = without_begin(text).strip()
+        if rest or not text:
+            self._note_statement()
+            self._note_before(rest, is_savepoint=False)
 
     def _note_before(self, sql: str, *, is_savepoint: bool) -> None:
         """Record what a statement may do; it may fail after it has done some of it."""

@@ -21,6 +21,7 @@ __all__ = [
     "rolls_back",
     "savepoint_of",
     "statement_text",
+    "without_begin",
 ]
 
 #: What may come before a statement.
@@ -78,6 +79,8 @@ _SAVEPOINT = re.compile(
 #: the RELEASE of the outermost savepoint, if nothing was executed before that.
 _COMMITS = re.compile(rf"(?:\A|;){_BEGIN}(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
 _RELEASES = re.compile(rf"(?:\A|;){_BEGIN}RELEASE\b", re.IGNORECASE | re.DOTALL)
+#: A statement that begins a transaction, at the beginning of a text.
+_BEGINS = re.compile(rf"{_BEGIN}(?:BEGIN|START\s+TRANSACTION)\b[^;]*(?:;|\Z)", re.IGNORECASE | re.DOTALL)
 
 
 class Savepoint(NamedTuple):
@@ -139,3 +142,9 @@ def commits(text: str) -> bool:
 def releases_savepoint(text: str) -> bool:
     """Return whether one of the statements in a text releases a savepoint."""
     return _RELEASES.search(text) is not None
+
+
+def without_begin(text: str) -> str:
+    """Return a text without the statement that begins a transaction, if this is its first one."""
+    found = _BEGINS.match(text)
+    return text if found is None else text[found.end() :]

@@ -243,6 +243,20 @@ def test_what_a_transaction_past_django_has_changed_is_not_stored(
 
 
 @with_postgres
+def test_one_text_may_begin_a_transaction_and_change_rows(author: Author, reader: Any, read: Read) -> None:
+    """What its other statements change is not stored, and a cached row does not hide it."""
+    if has_tags(reader):
+        read(author)
+    with connection.cursor() as cursor:
+        cursor.execute(f"BEGIN; UPDATE {AUTHOR} SET name = 'Lost' WHERE id = {author.pk}")
+        try:
+            assert read(author) == "Lost"
+        finally:  # the next test needs the connection
+            cursor.execute("ROLLBACK")
+    assert_all_read(read, author, "First")
+
+
+@with_postgres
 def test_a_role_that_only_reads_needs_no_rights_on_the_outbox(author: Author) -> None:
     """The outbox is not asked where no trigger has written."""
     with connection.cursor() as cursor:

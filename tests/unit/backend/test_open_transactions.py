@@ -34,8 +34,10 @@ class FakeConnection:
         self.execute_wrappers: list[Any] = []
         self.in_atomic_block, self.autocommit, self.commit_on_exit = True, False, True
 
-    def run(self, sql: Any, *, ends: bool = False, fails: bool = False) -> None:
+    def run(self, sql: Any, *, begins: bool = False, ends: bool = False, fails: bool = False) -> None:
         def execute(*_: Any) -> None:
+            if begins:
+                self.connection.in_transaction = True
             if fails:
                 raise ConnectionError
             if ends:
@@ -239,6 +241,39 @@ def test_statements_in_autocommit_are_not_remembered(connection: Any) -> None:
     connection.in_atomic_block, connection.autocommit = False, True
     connection.run("DELETE FROM t")
     assert (any_begun(), any_changed()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("sql", "may_change", "is_set"),
+    [
+        ("BEGIN", False, False),
+        ("/* a; b */ begin isolation level serializable;", False, False),
+        ("BEGIN; SELECT 1 FROM t", False, False),
+        ("START TRANSACTION; UPDATE t SET a = 1", True, False),
+        ("BEGIN; SELECT 1 FROM t; UPDATE t SET a = 1", True, False),
+        ("UPDATE t SET a = 1; BEGIN", True, False),
+        ("BEGIN; SET LOCAL TIME ZONE 'UTC'", True, True),
+        (object(), True, False),
+    ],
+)
+def test_statements_after_begin_are_those_of_the_transaction(
+    connection: Any, sql: Any, may_change: bool, is_set: bool
+) -> None:
+    """They are in one text, before which no transaction is open."""
+    connection.in_atomic_block, connection.autocommit = False, True
+    connection.run(sql, begins=True)
+    transaction = OpenTransaction.of(connection)
+    assert (transaction.has_changes, transaction.has_own_settings) == (may_change, is_set)
+    assert transaction.has_unknown_changes == (may_change and not is_set)
+    connection.run("COMMIT", ends=True)
+    assert (any_begun(), any_changed()) == (False, False)
+
+
+def test_statements_after_begin_may_have_run_before_one_fails(connection: Any) -> None:
+    connection.in_atomic_block, connection.autocommit = False, True
+    with pytest.raises(ConnectionError):
+        connection.run("BEGIN; UPDATE t SET a = 1", begins=True, fails=True)
+    assert any_changed()
 
 
 def test_the_earlier_statements_of_a_transaction_are_unknown(connection: Any) -> None:

@@ -17,6 +17,7 @@ from cachebackend.backend.statement_texts import (
     rolls_back,
     savepoint_of,
     statement_text,
+    without_begin,
 )
 
 
@@ -127,6 +128,19 @@ def test_ends_of_transactions_are_found_in_a_text_of_several_statements() -> Non
     assert not rolls_back("SELECT 1; ROLLBACK")
     assert resets_settings("SELECT 1; RESET ALL")
     assert not resets_settings("RESET TimeZone")
+
+
+@pytest.mark.parametrize(
+    ("sql", "rest"),
+    [
+        ("BEGIN", ""),
+        ("/* a; b */ start transaction READ ONLY; SELECT 1; COMMIT", " SELECT 1; COMMIT"),
+        ("SELECT 1; BEGIN", "SELECT 1; BEGIN"),
+        ("UPDATE t SET a = 'BEGIN'", "UPDATE t SET a = 'BEGIN'"),
+    ],
+)
+def test_the_statement_that_begins_a_transaction_is_removed_from_a_text(sql: str, rest: str) -> None:
+    assert without_begin(sql) == rest
 
 
 @pytest.mark.parametrize(

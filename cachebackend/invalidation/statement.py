@@ -150,9 +150,11 @@ class Statement:
         [first, *more] = conditions or [None]
         if more or not isinstance(first, Exact) or self._query.where.negated:
             return True
-        # A primary key that equals another column, or one that is not that of the table, may name many rows
+        # A primary key that equals another column, is one of a related row, or is not that of the table, may
+        # name many rows
         is_pk = getattr(first.lhs, "target", None) is self._model._meta.pk
-        return not (is_pk and first.rhs_is_direct_value() and self._columns.names_rows)
+        is_own = is_pk and first.lhs.alias == self._query.base_table
+        return not (is_own and first.rhs_is_direct_value() and self._columns.names_rows)
 
     @property
     def _is_single(self) -> bool:

@@ -12,7 +12,7 @@ from django.db.models.constants import OnConflict
 from cachebackend.invalidation.statement import Statement
 from cachebackend.invalidation.tables import WatchedTable, watched_tables
 from tests.second_models import second_model
-from tests.zoo.models import Author, Sum
+from tests.zoo.models import Author, Branch, Sum
 
 pytestmark = pytest.mark.usefixtures("no_queried_tables")
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_queried_tables")
 @pytest.fixture
 def no_queried_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no statement ask the database what it knows of a table."""
-    for model in (Author, Sum):
+    for model in (Author, Branch, Sum):
         for table in watched_tables(model._meta.db_table):
             monkeypatch.setattr(table, "result_aliases", set())
 
@@ -65,6 +65,12 @@ def test_a_statement_that_names_one_row_is_small() -> None:
         Author.objects.filter(pk=Subquery(Author.objects.filter(rank=OuterRef("rank")).values("pk")[:1])),
     ):
         assert update_of(rows, rank=1)._is_large
+
+
+def test_the_primary_key_of_a_related_row_may_name_many_rows() -> None:
+    """Of the same model, such as a row with the same parent."""
+    assert update_of(Branch.objects.filter(parent__children__pk=1), rank=1)._is_large
+    assert not update_of(Branch.objects.filter(pk=1), rank=1)._is_large
 
 
 def test_a_primary_key_that_is_not_that_of_the_table_may_name_many_rows() -> None:

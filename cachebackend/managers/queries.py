@@ -15,6 +15,9 @@ from cachebackend.managers.rows import Row, RowShape
 __all__ = ["RowQueries"]
 
 M = TypeVar("M", bound=models.Model)
+#: Values that one query asks for at most. Postgres accepts 65,535 parameters with ``server_side_binding``,
+#: and SQLite 32,766, unless it was built with another limit.
+VALUES_PER_QUERY = 30_000
 
 
 class RowQueries(Generic[M]):
@@ -76,12 +79,16 @@ class RowQueries(Generic[M]):
         return rows
 
     def _having(self, lookup: Lookup, values: Sequence[Any]) -> list[Row]:
-        """Return the rows with these values: in one query, unless a value has several columns."""
+        """Return the rows with these values: in one query, unless they are many, or have several columns."""
         if lookup.single is None or len(values) == 1:
-            rows = (self._only(lookup, value) for value in values)
-            return [row for row in rows if row is not None]
+            found = (self._only(lookup, value) for value in values)
+            return [row for row in found if row is not None]
         name = "pk" if lookup.is_pk else lookup.single.name
-        return list(self._rows.filter(**{f"{name}__in": values}).values_list(*self._shape.selected))
+        rows: list[Row] = []
+        for start in range(0, len(values), VALUES_PER_QUERY):
+            some = values[start : start + VALUES_PER_QUERY]
+            rows += self._rows.filter(**{f"{name}__in": some}).values_list(*self._shape.selected)
+        return rows
 
     def _only(self, lookup: Lookup, value: Any) -> Row | None:
         rows = list(self._rows.filter(**lookup.filters(value)).values_list(*self._shape.selected)[:2])

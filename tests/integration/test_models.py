@@ -15,6 +15,7 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import CachedManager, RingCache, protocol
+from cachebackend.managers import queries
 from cacheproject.demo.models import Article
 from tests.upserts import unique_fields
 
@@ -67,6 +68,18 @@ def test_bulk_reads_query_once_for_what_is_missing(article: Article, call: Call)
         found = Article.cached.in_bulk([other.pk, article.pk])
     assert len(captured) == 0
     assert [row.title for row in found.values()] == ["Second", "First"]
+
+
+@pytest.mark.parametrize("field_name", ["pk", "slug"])
+def test_a_query_has_a_limited_number_of_parameters(field_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database refuses more: a list of many rows could not be read."""
+    monkeypatch.setattr(queries, "VALUES_PER_QUERY", 2)
+    created = [Article.objects.create(slug=f"a{number}", title="A") for number in range(5)]
+    articles = {getattr(row, field_name): row for row in created}
+    with CaptureQueriesContext(connection) as captured:
+        assert Article.cached.in_bulk(list(articles), field_name=field_name) == articles
+    assert len(captured) == 3
+    assert len(Article.cached.all()) == 5
 
 
 def test_an_absent_row_raises(call: Call) -> None:

@@ -14,6 +14,7 @@ from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.backend.canonical import is_text
+from cachebackend.backend.open_transactions import has_own_settings
 
 __all__ = ["EXACT_IN_MYSQL", "inexact_collation", "inexact_column"]
 
@@ -57,7 +58,8 @@ def inexact_collation(field: models.Field[Any, Any], using: str) -> str | None:
 def inexact_column(field: models.Field[Any, Any], using: str) -> str | None:
     """Return why different texts can be equal in a column of text; None: they cannot.
 
-    The answer None is remembered: a process runs one query for each column.
+    The answer None is remembered: a process runs one query for each column. It is not remembered if the
+    transaction has settings of its own: by another ``search_path`` the column may be one of another table.
     """
     connection = connections[using]
     reason_of = _REASONS.get(connection.vendor)
@@ -66,7 +68,7 @@ def inexact_column(field: models.Field[Any, Any], using: str) -> str | None:
     if reason_of is None or place in _exact:
         return None
     reason = reason_of(connection, table, column)
-    if reason is None:
+    if reason is None and not has_own_settings(connection):
         _exact.add(place)
     return reason
 

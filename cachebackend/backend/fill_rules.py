@@ -44,6 +44,7 @@ from cachebackend.backend.open_transactions import (
     any_may_keep_snapshot,
     any_open,
     connections_in_transactions,
+    has_own_settings,
     is_aborted,
     is_in_transaction,
     is_unmanaged,
@@ -108,7 +109,7 @@ def changed_keys(keys: Iterable[K], using: str) -> set[K]:
     connection = connections[using]
     if not any_changed() or not is_in_transaction(connection):
         return set()
-    if OpenTransaction.of(connection).has_own_settings:
+    if has_own_settings(connection):
         return set(keys)
     pending = _pending_keys(connection, False).values()
     return {key for key in keys if _are_pending((key,), pending)}

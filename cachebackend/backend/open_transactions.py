@@ -38,6 +38,7 @@ __all__ = [
     "any_open",
     "connections_in_transactions",
     "has_changes",
+    "has_own_settings",
     "is_aborted",
     "is_in_pipeline",
     "is_in_transaction",
@@ -279,6 +280,11 @@ def any_changed() -> bool:
 def has_changes(using: str) -> bool:
     """Return whether this thread's open transaction of a database seems to have changed rows."""
     return any_changed() and OpenTransaction.of(connections[using]).has_changes
+
+
+def has_own_settings(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the open transaction has made a setting on which rows and results of queries depend."""
+    return any_changed() and OpenTransaction.of(connection).has_own_settings
 
 
 def any_open() -> bool:

@@ -5,6 +5,7 @@ bound only if Python and the database agree which of its values are equal: if th
 (``backend.canonical``), and the column has a type and a collation for which different texts are different.
 
 A process reads the catalogue of each table once, and forgets it after a migration that it has run itself.
+What it reads in a transaction that has settings of its own, such as a ``search_path``, it does not remember.
 The others have to be restarted after a migration, as by a deploy, and also if an administrator adds a
 trigger or changes a collation by hand.
 """
@@ -21,6 +22,7 @@ from django.db import connections, models
 from django.db.models.signals import post_migrate
 
 from cachebackend.backend.canonical import is_comparable, referred_field
+from cachebackend.backend.open_transactions import has_own_settings
 from cachebackend.invalidation.catalogue_queries import read_table
 
 __all__ = [
@@ -99,7 +101,9 @@ def catalogue_of(table: str, using: str) -> TableCatalogue:
         facts = read_table(connections[using], table)
         if facts is None:
             return TableCatalogue()  # not remembered: the table may be created
-        found = _catalogues[place] = TableCatalogue(**facts)
+        found = TableCatalogue(**facts)
+        if not has_own_settings(connections[using]):  # the name may be that of a table of another schema
+            _catalogues[place] = found
     return found
 
 
@@ -114,7 +118,7 @@ def bindable_fields(model: type[models.Model], using: str) -> tuple[AnyField, ..
     if found is None:
         catalogue = catalogue_of(table, using)
         found = tuple(each for each in model._meta.local_concrete_fields if catalogue.can_bind(each))
-        if catalogue.is_table:
+        if catalogue.is_table and key[0] in _catalogues:
             _fields[key] = found
     return found
 

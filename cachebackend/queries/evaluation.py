@@ -26,7 +26,7 @@ from django.utils.asyncio import async_unsafe
 from cachebackend import protocol
 from cachebackend.backend import RingCache, find_ring_cache
 from cachebackend.backend.guarded_loads import get_or_load
-from cachebackend.backend.open_transactions import OpenTransaction, any_changed
+from cachebackend.backend.open_transactions import any_changed, has_own_settings
 from cachebackend.errors import CodecError
 from cachebackend.invalidation.transactions import has_changed_tables
 from cachebackend.queries.counting import CountedRead, count_not_cached
@@ -125,15 +125,14 @@ class Evaluation:
         model = compiler.query.model
         if model is not None and compiler.using != router.db_for_write(model):
             raise NotCached(f"{compiler.using!r} is not the database that {model.__name__} is written to")
+        if has_own_settings(compiler.connection):  # plans are remembered
+            raise NotCached("the open transaction has set its time zone, or another setting of results")
         try:
             plan = plan_of(compiler, result_type, self.options, cache)
         except EmptyResultSet:
             return None
-        if plan is not None and any_changed():
-            if OpenTransaction.of(compiler.connection).has_own_settings:
-                raise NotCached("the open transaction has set its time zone, or another setting of results")
-            if has_changed_tables(compiler.connection, plan.tables):
-                raise NotCached("the open transaction has changed a table that the query reads")
+        if plan is not None and any_changed() and has_changed_tables(compiler.connection, plan.tables):
+            raise NotCached("the open transaction has changed a table that the query reads")
         return plan
 
 

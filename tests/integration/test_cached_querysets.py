@@ -198,6 +198,19 @@ def test_a_transaction_that_ends_a_setting_of_its_connection_has_rows_of_its_own
 
 
 @pytest.mark.postgres
+def test_a_transaction_with_a_search_path_of_its_own_decides_nothing_for_others() -> None:
+    """Its table of the same name has another type, so that an equality does not decide about its rows."""
+    queryset = Author.cached.filter(name="of two schemas")
+    forget_catalogues()
+    with connection.cursor() as cursor, transaction.atomic():
+        cursor.execute("CREATE SCHEMA other; CREATE TABLE other.zoo_author (id int, name text, rank int)")
+        cursor.execute("SET LOCAL search_path = other, public")
+        assert "setting" in queryset.explain_cache()
+        transaction.set_rollback(True)
+    assert "rows with name = of two schemas" in queryset.all().explain_cache()
+
+
+@pytest.mark.postgres
 @pytest.mark.parametrize(
     "sql",
     ["SET LOCAL default_text_search_config = 'simple'", "SET LOCAL search_path = pg_temp, other, public"],

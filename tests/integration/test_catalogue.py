@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from cachebackend.invalidation.catalogue import (
     TableCatalogue,
@@ -134,3 +134,15 @@ def test_a_table_of_another_schema_is_found_by_its_quoted_name() -> None:
     """Django takes such a name as it is."""
     catalogue("CREATE SCHEMA s", "CREATE TABLE s.u (a int)")
     assert catalogue_of('"s"."u"', "default").bindable == {"a"}
+
+
+def test_what_a_transaction_with_a_search_path_of_its_own_finds_is_not_remembered() -> None:
+    """A table of the same name in another schema may have other columns and triggers."""
+    table = Poem._meta.db_table
+    with connection.cursor() as cursor, transaction.atomic():
+        cursor.execute(f"CREATE SCHEMA other; CREATE TABLE other.{table} (name text)")
+        cursor.execute("SET LOCAL search_path = other, public")
+        assert catalogue_of(table, "default").bindable == set()
+        assert bindable_fields(Poem, "default") == ()
+        transaction.set_rollback(True)
+    assert {field.name for field in bindable_fields(Poem, "default")} == {"id", "name", "rank", "author"}

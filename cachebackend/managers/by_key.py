@@ -185,7 +185,7 @@ class RowsByKey(Generic[M]):
         """
         cached = self.cached_rows(keys)
         stored = self._reads.stored_rows(cached)
-        return [pk for pk, row in cached.items() if row != stored.get(pk)]
+        return [pk for pk, row in cached.items() if not _are_same(row, stored.get(pk))]
 
     # Keys
 
@@ -284,6 +284,11 @@ class RowsByKey(Generic[M]):
             message = f"{self.model.__name__} with {_shown(lookup)} does not exist."
             raise self.model.DoesNotExist(message)  # type: ignore[attr-defined]  # Django makes it for every model
         return row
+
+
+def _are_same(cached: Row | None, stored: Row | None) -> bool:
+    """Return whether two rows have the same columns; NaN does not equal itself, but is written the same."""
+    return cached == stored or repr(cached) == repr(stored)
 
 
 @async_unsafe("Use aget() or ain_bulk(): you cannot call this from an async context.")

@@ -18,6 +18,7 @@ from cachebackend.invalidation import outbox
 from cachebackend.managers.audit import audit, cached_managers
 from cachebackend.models import OutboxRow
 from cacheproject.demo.models import Article
+from tests.zoo.models import Novel
 
 pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["default", "lite"]),
@@ -55,6 +56,16 @@ def test_right_rows_have_infinite_nines(articles: list[Article]) -> None:
     assert result.consistent(0.0) == 1.0
     assert result.nines(60.0) == math.inf
     assert Article.cached in cached_managers()
+
+
+def test_a_row_with_nan_is_right() -> None:
+    """NaN does not equal itself."""
+    novel = Novel.objects.create(name="a", weight=math.nan)
+    Novel.cached.get(pk=novel.pk)
+    assert Novel.cached.differing([novel.pk]) == []
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE zoo_novel SET weight = 1")
+    assert Novel.cached.differing([novel.pk]) == [novel.pk]
 
 
 def test_rows_that_differ_are_compared_again_after_each_window(articles: list[Article]) -> None:

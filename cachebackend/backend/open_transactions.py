@@ -209,7 +209,11 @@ class OpenTransaction:
         if action == "SAVEPOINT" and not self.has_changes:
             self._before_changes.add(name)
         elif action == "ROLLBACK" and name in self._before_changes:
+            has_settings = self.has_own_settings and self.connection.vendor == "mysql"  # it keeps them
             self._forget_changes()
+            if has_settings:
+                self.has_own_settings = True
+                self.note_changes()
         elif action == "ROLLBACK" and self.has_changes:
             self.note_changes()
             self.has_unknown_changes = self.has_unknown_changes or not self._changes_known_rows

@@ -200,6 +200,15 @@ def test_a_transaction_that_sets_what_results_depend_on_has_results_of_its_own(c
     assert not transaction.has_own_settings
 
 
+def test_mysql_keeps_a_setting_when_a_savepoint_is_rolled_back(connection: Any) -> None:
+    """It is one of the session."""
+    connection.vendor = "mysql"
+    connection.run("SAVEPOINT x")
+    connection.run("SET sql_select_limit = 1")
+    connection.run("ROLLBACK TO SAVEPOINT x")
+    assert (OpenTransaction.of(connection).has_own_settings, any_changed()) == (True, True)
+
+
 def test_a_savepoint_of_an_earlier_transaction_is_unknown(connection: Any) -> None:
     """Another one may have its name."""
     connection.run("SAVEPOINT x")

@@ -24,8 +24,8 @@ __all__ = [
     "without_begin",
 ]
 
-#: What may come before a statement.
-_BEGIN = r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*"
+#: What may come before a statement; ``#`` begins a comment of MySQL.
+_BEGIN = r"(?>\s|\(|(?:--|#)[^\n]*\n|/\*.*?\*/)*"
 #: Statements that most probably change no rows. A SELECT without FROM is a call of a function, which may
 #: write; a second statement in the text, or SET CONSTRAINTS, which runs deferred triggers, may write too.
 _READS = re.compile(
@@ -36,8 +36,8 @@ _READS = re.compile(
 
 #: Extensions whose settings decide what is similar or near, or what functions return.
 _EXTENSIONS = (
-    r"ANON|DISKANN|HNSW|IVFFLAT|ORAFCE|PG_BIGM|PG_SIMILARITY|PG_TRGM|PGROONGA|PLPGSQL|POSTGIS|SMLAR"
-    r"|VCHORD\w*|VECTORS"
+    r"ANON|BM25\w*|DISKANN|HNSW|IVFFLAT|LANTERN\w*|ORAFCE|PARADEDB|PG_BIGM|PG_JIEBA|PG_SIMILARITY|PG_TRGM"
+    r"|PGROONGA|PLPGSQL|POSTGIS|RDKIT|SMLAR|VCHORD\w*|VECTORS|ZHPARSER"
 )
 #: Settings on which no row and no result depends: who writes, how long, and how fast. Settings of a program
 #: of its own have a dot in their names, as those of some extensions do. Any other setting may change how the

@@ -77,6 +77,8 @@ from cachebackend.backend.statement_texts import (
         ("SET LOCAL app.tenants = '1,2; 3' /* route='a',db='b' */", False),
         ("SET LOCAL pg_bigm.similarity_limit = 0.5", True),
         ("SET LOCAL vchordrq.probes = '10'", True),
+        ("SET LOCAL lantern_hnsw.ef_search = 10; SET LOCAL app.tenant = '7'", True),
+        ("# a comment of MySQL; really\nSET time_zone = '+05:00'", True),
     ],
 )
 def test_a_setting_counts_unless_it_is_known_to_be_harmless(sql: str, is_set: bool) -> None:

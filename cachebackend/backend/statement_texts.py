@@ -67,7 +67,7 @@ _SET_CONFIG = re.compile(
 )
 #: A statement that ends all settings of a transaction, also that in which triggers say that they wrote.
 _RESET = re.compile(r"\bRESET\s+ALL\b", re.IGNORECASE)
-_ROLLBACK = re.compile(r"\s*ROLLBACK\b", re.IGNORECASE)
+_ROLLBACK = re.compile(rf"{_BEGIN}ROLLBACK\b", re.IGNORECASE | re.DOTALL)
 #: A statement of a savepoint: what it does, and the name, as no database shortens it.
 _SAVEPOINT = re.compile(
     r"\s*(SAVEPOINT|RELEASE|ROLLBACK)\b(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?"

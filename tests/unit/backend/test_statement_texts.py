@@ -127,6 +127,7 @@ def test_ends_of_transactions_are_found_in_a_text_of_several_statements() -> Non
     assert not commits("SELECT * FROM t WHERE a = 'COMMIT'")
     assert releases_savepoint("SELECT 1; RELEASE s1")
     assert rolls_back("rollback to s1")
+    assert rolls_back("/* a\ncomment */ ROLLBACK TO s1")
     assert not rolls_back("SELECT 1; ROLLBACK")
     assert resets_settings("SELECT 1; RESET ALL")
     assert not resets_settings("RESET TimeZone")

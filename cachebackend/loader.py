@@ -71,7 +71,7 @@ def may_wait(wait: Wait, records: Iterable[bytes], *, is_task: bool) -> bool:
         records: The records of the leases.
         is_task: Whether other tasks of the event loop run while the caller waits.
     """
-    around, blocks = set(held_tokens()), [reference() for reference in tuple(running)]
+    around, blocks = set(held_tokens()), [reference() for reference in running.copy()]
     holders = [block for block in blocks if block is not None and not around.issuperset(block.tokens)]
     keepers = [holder for record in records if (holder := kept.get(record)) is not None]
     return wait.is_allowed([*holders, *keepers], is_task=is_task)

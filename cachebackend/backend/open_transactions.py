@@ -293,7 +293,7 @@ def has_own_settings(connection: BaseDatabaseWrapper) -> bool:
 
 def any_open() -> bool:
     """Return whether a transaction of this process is open, in any thread; it asks each connection."""
-    transactions = [reference() for reference in tuple(_connections)]
+    transactions = [reference() for reference in _connections.copy()]
     return any(each is not None and is_in_transaction(each.connection) for each in transactions)
 
 

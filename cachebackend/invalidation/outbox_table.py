@@ -58,7 +58,7 @@ def has_outbox(using: str) -> bool:
 
 def forget_outbox(using: str) -> None:
     """Let the next statement look again: one has failed, and the table may be renamed, moved or dropped."""
-    seen = {database for database in tuple(_with_table) if database[0] == using}
+    seen = {database for database in _with_table.copy() if database[0] == using}
     _in_doubt.update(seen)
     _with_table.difference_update(seen)
 

@@ -390,3 +390,22 @@ def test_the_states_of_a_postgres_connection(
     connection.vendor = "postgresql"
     connection.connection = SimpleNamespace(info=SimpleNamespace(transaction_status=status))
     assert (OpenTransaction.of(connection).has_begun(), is_aborted(connection)) == expected
+
+
+def test_connections_may_end_while_they_are_asked(connection: FakeConnection) -> None:
+    """The garbage collector ends them: they refer to themselves. It may run at any allocation."""
+    others, thresholds = [FakeConnection() for _ in range(30)], gc.get_threshold()
+    for each in others:
+        OpenTransaction.of(each)  # type: ignore[arg-type]  # a stand-in
+        each.in_atomic_block = False
+    connection.in_atomic_block = False
+    try:
+        for allocations in range(1, 20):
+            gc.disable()
+            OpenTransaction.of(FakeConnection())  # type: ignore[arg-type]  # a stand-in
+            gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
+            gc.enable()
+            any_open()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()

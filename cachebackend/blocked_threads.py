@@ -11,7 +11,8 @@ one, whose loader waits for a loader that needs the thread. So it is asked of ev
 A thread that waits in ``async_to_sync`` runs what the tasks of that call give it meanwhile. Only what is
 given to it in another way has to wait.
 
-A loader may also call ``asyncio.to_thread``. Then it waits if all threads of that pool wait for leases.
+A loader may also give work to a pool of threads, by ``asyncio.to_thread`` or in another way. Then it waits if
+all threads of that pool wait for leases.
 
 Blocking code in the thread of an event loop never waits: no task of the loop could continue.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import thread as pools
 from contextvars import ContextVar
 from threading import Thread, current_thread
 from typing import Any, TypeAlias
@@ -69,11 +71,8 @@ class LeaseHolder:
             is_blocked = not getattr(executor, "_threads", set()).isdisjoint(blocked)
         if is_blocked and (self._is_task or _has_work(executor)):
             return True
-        pool = getattr(self._loop, "_default_executor", None)
         threads = frozenset(_pool_threads(self._loop))
-        if _has_work(executor) and any(blocked[thread] is not None for thread in threads & blocked.keys()):
-            return True
-        return not threads.isdisjoint(blocked) and _has_work(pool) and threads <= _waiting_threads()
+        return _has_work(executor) and any(blocked[thread] is not None for thread in threads & blocked.keys())
 
     def _executor(self) -> Any:
         """Return what ``sync_to_async`` gives blocking code of its tasks to; None: it has not begun."""
@@ -118,7 +117,9 @@ class Wait:
             return False
         try:
             self.blocked = blocked = _blocked(is_task)
-            is_waited_for = any(holder.may_wait_for(blocked) for holder in holders)
+            others = [*holders] if blocked else ()
+            is_waited_for = any(holder.may_wait_for(blocked) for holder in others)
+            is_waited_for = is_waited_for or (bool(others) and _is_last_of_pool(blocked))
         except AttributeError as error:  # another release of asgiref has its threads elsewhere
             raise_interrupt(error)
             return True
@@ -132,9 +133,39 @@ class Wait:
 
 
 def _waiting_threads() -> set[Thread]:
-    """Return the threads that wait for leases."""
-    waits = [reference() for reference in tuple(_waits)]
+    """Return the threads that wait for leases.
+
+    The set is copied in one step: the garbage collector may end waits while something else iterates over it.
+    """
+    waits = [reference() for reference in _waits.copy()]
     return {thread for wait in waits if wait is not None for thread in wait.blocked}
+
+
+def _is_last_of_pool(blocked: _Blocked) -> bool:
+    """Return whether all threads of a pool would wait for leases, while work waits for the pool.
+
+    The thread of ``sync_to_async`` is not counted: it is known which holders give work to it.
+    """
+    queues = _queues()
+    for thread in blocked:
+        queue = queues.get(thread)
+        if queue is None or queue.qsize() == 0 or any(queue is each for each in _queues_of_tasks()):
+            continue
+        if {each for each, own in queues.copy().items() if own is queue} <= _waiting_threads():
+            return True
+    return False
+
+
+def _queues() -> Any:
+    """Return the queue of work of each thread of a pool, by thread."""
+    return getattr(pools, "_threads_queues", {})
+
+
+def _queues_of_tasks() -> Iterator[Any]:
+    """Yield the queues of the threads to which ``sync_to_async`` gives the blocking code of tasks."""
+    contexts: Any = SyncToAsync.context_to_thread_executor
+    for executor in (SyncToAsync.single_thread_executor, *contexts.copy().values()):
+        yield getattr(executor, "_work_queue", None)
 
 
 def _has_work(executor: Any) -> bool:
@@ -146,11 +177,19 @@ def _has_work(executor: Any) -> bool:
 
 
 def _blocked(is_task: bool) -> _Blocked:
-    """Return the threads that a wait blocks: that of its caller, and those that wait in ``async_to_sync``."""
-    blocked: dict[Thread, Any] = {} if is_task else {current_thread(): None}
-    for executor in _parents():
-        if not getattr(executor, "_broken", False):
-            blocked.setdefault(executor._work_thread, executor)
+    """Return the threads that a wait blocks: that of its caller, and those that wait in ``async_to_sync``.
+
+    A task blocks the thread of its loop for work that is not given to it by the loop. Blocking code of
+    ``sync_to_async`` may call ``asyncio.run``: its thread does no other work before that loop ends. The main
+    thread of a server, which runs its loop, is given none: its tasks need not ask each loader of the process.
+    """
+    caller = current_thread()
+    blocked: dict[Thread, Any] = {caller: None}
+    executors = [executor for executor in _parents() if not getattr(executor, "_broken", False)]
+    if is_task and not executors and caller not in _queues():
+        return {}
+    for executor in executors:
+        blocked.setdefault(executor._work_thread, executor)
     return blocked
 
 
@@ -181,16 +220,19 @@ def _parents() -> Iterator[Any]:
     Code that ``asyncio.to_thread`` calls has the context of its task, but asgiref hides what is of the task's
     thread. If that code calls ``async_to_sync``, the context has only this call.
     """
-    executor: Any = _parent() or _hidden_parent() or _parent_of_pool(current_thread())
-    while executor is not None:
-        yield executor
-        executor = getattr(executor, "_old_executor", None) or _parent_of_pool(executor._work_thread)
+    # A context with an executor of its own hides the calls around it
+    hidden: Any = getattr(SyncToAsync.thread_sensitive_context.get(None), "_old_executor", None)
+    for inner in (_parent() or _hidden_parent() or _parent_of_pool(current_thread()), hidden):
+        executor = inner
+        while executor is not None:
+            yield executor
+            executor = getattr(executor, "_old_executor", None) or _parent_of_pool(executor._work_thread)
 
 
 def _parent_of_pool(thread: Thread) -> Any:
     """Return the call of ``async_to_sync`` that has made the loop in whose pool a thread works."""
     loops: dict[Any, Any] = AsyncToSync.loop_thread_executors
-    return next((executor for loop, executor in [*loops.items()] if thread in _pool_threads(loop)), None)
+    return next((executor for loop, executor in loops.copy().items() if thread in _pool_threads(loop)), None)
 
 
 def _pool_threads(loop: Any) -> Collection[Thread]:

@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -30,6 +31,7 @@ def test_the_thread_of_a_task_does_not_wait_for_it() -> None:
 
     async def main() -> list[bool]:
         holder = LeaseHolder()
+        await sync_to_async(int)()  # an executor starts a thread before it has it
         thread, other = sync_to_async(may_wait)(holder), asyncio.to_thread(may_wait, holder)
         return [await thread, await other, may_task_wait(holder)]
 
@@ -214,6 +216,85 @@ def test_the_last_thread_of_a_pool_does_not_wait(other_waits: bool) -> None:
 
     asked = threading.Event()
     assert asyncio.run(main()) is not other_waits
+
+
+def test_a_loop_that_blocking_code_runs_keeps_its_thread() -> None:
+    """Its task does not wait for one that gives work to the thread; in another thread it does."""
+
+    async def main() -> list[bool]:
+        holder = LeaseHolder()
+        await sync_to_async(int)()  # the thread begins
+        return [
+            await sync_to_async(lambda: asyncio.run(ask(holder)))(),
+            await asyncio.to_thread(lambda: asyncio.run(ask(holder))),
+        ]
+
+    async def ask(holder: LeaseHolder) -> bool:
+        return may_task_wait(holder)
+
+    assert asyncio.run(main()) == [False, True]
+    assert async_to_sync(main)() == [False, True]
+
+
+@pytest.mark.skipif(
+    "executor" not in signature(ThreadSensitiveContext).parameters, reason="asgiref before 3.12"
+)
+def test_a_context_with_an_executor_hides_no_thread() -> None:
+    """The thread that has called ``async_to_sync`` outside of it waits for its tasks, too."""
+
+    async def in_context(holder: LeaseHolder) -> bool:
+        with ThreadPoolExecutor(1) as executor:
+            async with ThreadSensitiveContext(executor=executor):
+                return may_task_wait(holder)
+
+    async def main() -> list[bool]:
+        holder = LeaseHolder()
+        await sync_to_async(int)()  # the thread begins
+        return [await sync_to_async(async_to_sync(in_context))(holder), await in_context(holder)]
+
+    assert asyncio.run(main()) == [False, True]
+
+
+@pytest.mark.parametrize("is_task", [False, True])
+def test_the_last_thread_of_another_pool_does_not_wait(is_task: bool) -> None:
+    """A pool of the project's own, to which blocking loaders may give work; also if a loop runs in it."""
+
+    async def ask_in_loop() -> bool:
+        return may_task_wait(holder)
+
+    def ask() -> bool:
+        begun.set()
+        is_given.wait()
+        return asyncio.run(ask_in_loop()) if is_task else may_wait(holder)
+
+    begun, is_given, holder = threading.Event(), threading.Event(), LeaseHolder()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        begun.wait()
+        pool.submit(int)
+        is_given.set()
+        assert not asked.result()
+        assert pool.submit(may_wait).result()  # no loader runs
+        assert pool.submit(may_wait, holder).result()  # no work waits
+
+
+def test_waits_may_end_while_threads_are_asked_for() -> None:
+    """The garbage collector ends those that refer to themselves; it may run at any allocation."""
+    waits, thresholds = [Wait() for _ in range(30)], gc.get_threshold()
+    try:
+        for allocations in range(1, 20):
+            gc.disable()
+            garbage: list[object] = [Wait()]
+            garbage.append(garbage)
+            del garbage
+            gc.set_threshold(gc.get_count()[0] + allocations, 1000, 1000)
+            gc.enable()
+            assert blocked_threads._waiting_threads() == set()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.enable()
+        del waits
+        gc.collect()
 
 
 def test_an_ended_wait_blocks_no_thread() -> None:

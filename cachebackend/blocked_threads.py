@@ -22,6 +22,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import thread as pools
+from contextlib import nullcontext
 from contextvars import ContextVar
 from threading import Thread, current_thread
 from typing import Any, TypeAlias
@@ -31,7 +32,7 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 
 from cachebackend.interrupts import raise_interrupt
 
-__all__ = ["LeaseHolder", "Wait", "kept"]
+__all__ = ["LeaseHolder", "Wait", "is_thread_of_tasks", "kept"]
 
 #: The threads that a wait blocks. The value gives a thread the work that it does meanwhile; None: nothing.
 _Blocked: TypeAlias = Mapping[Thread, Any]
@@ -130,6 +131,18 @@ class Wait:
     def end(self) -> None:
         """Note that the caller does not wait any more, or does something else first."""
         self.blocked = {}
+
+
+def is_thread_of_tasks() -> bool:
+    """Return whether ``sync_to_async`` would give blocking code to the thread that runs the caller's loop.
+
+    It is so if blocking code of a task has called ``asyncio.run``: the thread would wait for itself, forever.
+    """
+    executor, caller = LeaseHolder()._executor(), current_thread()
+    if getattr(executor, "_work_thread", None) is caller:
+        return True
+    with getattr(executor, "_shutdown_lock", nullcontext()):  # a pool starts a thread before it has it
+        return caller in getattr(executor, "_threads", ())
 
 
 def _waiting_threads() -> set[Thread]:

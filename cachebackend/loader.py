@@ -71,10 +71,19 @@ def may_wait(wait: Wait, records: Iterable[bytes], *, is_task: bool) -> bool:
         records: The records of the leases.
         is_task: Whether other tasks of the event loop run while the caller waits.
     """
-    around, blocks = set(held_tokens()), [reference() for reference in running.copy()]
-    holders = [block for block in blocks if block is not None and not around.issuperset(block.tokens)]
-    keepers = [holder for record in records if (holder := kept.get(record)) is not None]
-    return wait.is_allowed([*holders, *keepers], is_task=is_task)
+    return wait.is_allowed(_holders(records), is_task=is_task)
+
+
+def _holders(records: Iterable[bytes]) -> Iterator[LeaseHolder]:
+    """Yield the loaders of this process that are not around the caller, and what keeps some leases."""
+    around = set(held_tokens())
+    for reference in running.copy():
+        block = reference()
+        if block is not None and not around.issuperset(block.tokens):
+            yield block
+    for record in records:
+        if (holder := kept.get(record)) is not None:
+            yield holder
 
 
 @contextmanager

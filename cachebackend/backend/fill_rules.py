@@ -52,6 +52,7 @@ from cachebackend.backend.open_transactions import (
     rollbacks,
     was_rolled_back_since,
 )
+from cachebackend.blocked_threads import is_thread_of_tasks
 from cachebackend.protocol import MISSING, Ask, Operation, Unfilled
 
 __all__ = [
@@ -247,7 +248,8 @@ def _may_store() -> bool:
 
 async def _in_both_threads(question: Callable[[], Any], worst: Callable[[Any, Any], Any]) -> Any:
     """Ask in the event loop, where blocking loaders run, and where coroutines use the database."""
-    return worst(question(), await sync_to_async(question)())
+    here = question()
+    return here if is_thread_of_tasks() else worst(here, await sync_to_async(question)())
 
 
 async def _async_may_fill() -> bool:

@@ -100,6 +100,7 @@ class Mixture:
         self.found: list[str] = []
         self.done: Counter[str] = Counter()
         self._ledger = Ledger()
+        self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="own")
         kinds = ("thread", "async_to_sync", "run", "run", "looping_loader")
         self.programs = [self._program(self._source.choice(kinds)) for _ in range(PROGRAMS)]
 
@@ -125,13 +126,13 @@ class Mixture:
         if first_value < VALUES:
             kinds += ["value"] * 4
         if not is_async:
-            kinds += ["commit", "roll_back"]
+            kinds += ["commit", "roll_back", "constant_in_loop"]
         if self._keeps_leases:
             kinds += ["aside"] * 3
         if depth > 0:
             kinds += ["together", "sync", "sync", "request"] if is_async else ["async"]
             kinds += ["new_loop"] if not is_async and not in_cancelled else []
-            kinds += ["pool", "unsensitive"] if is_async and not in_pool else []
+            kinds += ["pool", "unsensitive", "own_pool"] if is_async and not in_pool else []
             kinds += ["cancel", "time_out"] if is_async and not self._keeps_leases else []
         kind = choose(kinds)
 
@@ -144,7 +145,7 @@ class Mixture:
             case "value":
                 number = self._source.randrange(first_value, VALUES)
                 return Act(kind, number, parts(first_value=number + 1) if depth > 0 else ())
-            case "constant" | "constants":
+            case "constant" | "constants" | "constant_in_loop":
                 return Act(kind, self._source.randrange(CONSTANTS))
             case "commit" | "roll_back":
                 inside = ["row", "rows", "list", "sum", "write", "constant"]
@@ -153,7 +154,7 @@ class Mixture:
                 return Act(kind, row, tuple(each for each in acts if each.kind != "write"))
             case "sync":
                 return Act(kind, parts=parts(is_async=False))
-            case "pool" | "unsensitive":
+            case "pool" | "unsensitive" | "own_pool":
                 return Act(kind, parts=parts(is_async=False, in_pool=True))
             case "async" | "new_loop":
                 return Act(kind, parts=parts(is_async=True))
@@ -174,6 +175,7 @@ class Mixture:
                 self.found.append(f"a wait does not end\n{_stacks()}")
                 while wait(running, 0.1).not_done:
                     cache.clear()  # the leases are gone, and the waits end
+        self._pool.shutdown()
         self._check_end()
         return self.found
 
@@ -238,6 +240,9 @@ class Mixture:
 
     async def ado_unsensitive(self, act: Act) -> None:
         await sync_to_async(self._in_pool, thread_sensitive=False)(act)
+
+    async def ado_own_pool(self, act: Act) -> None:
+        await sync_to_async(self._in_pool, thread_sensitive=False, executor=self._pool)(act)
 
     async def ado_pool(self, act: Act) -> None:
         await asyncio.to_thread(self._in_pool, act)
@@ -391,6 +396,20 @@ class Mixture:
                 return await sync_to_async(int)()
 
         await cache.aget_or_set(name, load, 60)
+
+    def do_constant_in_loop(self, act: Act) -> None:
+        """Load such a value in a loop that blocking code makes."""
+        name, around = f"constant-{act.number % CONSTANTS}", loader.held_tokens()
+
+        async def load() -> int:
+            with self._one_loader(name, loader.held_tokens() != around):
+                await asyncio.sleep(0)
+                return 1
+
+        async def read() -> None:
+            await cache.aget_or_set(name, load, 60)
+
+        asyncio.run(read())
 
     def do_constants(self, _: Act) -> None:
         """Load several values in one call."""

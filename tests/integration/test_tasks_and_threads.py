@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core.cache import cache
+from django.db import connection, transaction
 
 from cachebackend import RingCache
 from cachebackend.loader import held_tokens
@@ -172,6 +173,27 @@ def in_a_loop_of_the_loader() -> list[int]:
     return asyncio.run(main())
 
 
+def in_a_loop_of_the_reader() -> list[int]:
+    """Blocking code in the thread of all loops starts an event loop, which waits there."""
+    loading, reading = threading.Event(), threading.Event()
+
+    async def load() -> int:
+        return len(held_tokens())  # 0: it has not waited until the lease was free
+
+    async def read() -> int:
+        reading.set()
+        return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
+
+    async def read_in_loop() -> int:
+        await begun(loading)
+        return await sync_to_async(lambda: asyncio.run(read()))()
+
+    async def main() -> list[int]:
+        return await asyncio.gather(begin_to_load(loading, reading), read_in_loop())
+
+    return asyncio.run(main())
+
+
 def in_the_pool_of_a_loop_that_the_thread_has_made() -> list[int]:
     """Code of the pool calls ``async_to_sync``, which forgets whose thread waits for its loop."""
     return _in_a_pool(force_new_loop=True)
@@ -216,6 +238,7 @@ def _in_a_pool(*, force_new_loop: bool) -> list[int]:
         in_async_to_sync,
         in_an_event_loop,
         in_a_loop_of_the_loader,
+        in_a_loop_of_the_reader,
     ],
 )
 def test_tasks_that_share_a_thread_do_not_wait_for_each_other(
@@ -330,3 +353,31 @@ def test_other_threads_wait_for_a_loader(ring_cache: RingCache) -> None:
 
     asyncio.run(main())
     assert loads == [1]
+
+
+def test_a_loop_in_the_thread_of_a_request_asks_that_thread_nothing(ring_cache: RingCache) -> None:
+    """It would wait for itself while another thread has an open transaction with changes."""
+
+    async def read() -> int:
+        return await ring_cache.aget_or_set("count", lambda: 1, 60)
+
+    async def request() -> int:
+        async with ThreadSensitiveContext():
+            return await asyncio.wait_for(sync_to_async(lambda: asyncio.run(read()))(), 10)
+
+    def write() -> None:
+        with transaction.atomic():
+            Article.objects.create(slug="a", title="new")
+            is_changed.set()
+            has_read.wait()
+        connection.close()
+
+    is_changed, has_read = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        is_changed.wait()
+        try:
+            assert asyncio.run(request()) == 1
+        finally:
+            has_read.set()
+        writing.result()

@@ -13,7 +13,7 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
 from cachebackend import blocked_threads
-from cachebackend.blocked_threads import LeaseHolder, Wait
+from cachebackend.blocked_threads import LeaseHolder, Wait, is_thread_of_tasks
 
 
 def may_wait(*holders: LeaseHolder) -> bool:
@@ -321,3 +321,23 @@ def test_another_release_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(blocked_threads, "_blocked", fail)
     assert asyncio.run(main())
+
+
+def test_a_loop_that_blocking_code_runs_has_the_thread_of_its_tasks() -> None:
+    """So ``sync_to_async`` would wait for itself there, also in the first code of a request; elsewhere not."""
+
+    async def asks() -> bool:
+        return is_thread_of_tasks()
+
+    async def main() -> list[bool]:
+        run = sync_to_async(lambda: asyncio.run(asks()))
+        in_pool = asyncio.to_thread(lambda: asyncio.run(asks()))
+        return [await run(), await asks(), await in_pool]
+
+    async def request() -> list[bool]:
+        async with ThreadSensitiveContext():
+            return await main()
+
+    for _ in range(20):
+        found = [asyncio.run(main()), asyncio.run(request()), async_to_sync(main)()]
+        assert found == [[True, False, False]] * 3

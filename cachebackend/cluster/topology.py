@@ -109,6 +109,7 @@ def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> T
             raise reply
     info, ranges = replies
     state = dict(line.partition(":")[::2] for line in info.decode(errors="replace").split())
+    _check_ranges(ranges)
     shards: dict[str, Shard] = {}
     for first, last, primary, *replicas in ranges:
         server = _server(primary, host, address_map)
@@ -165,6 +166,16 @@ def _server(entry: list[Any], host: str, address_map: AddressMap) -> Server:
         reported = dict(zip(fields, fields, strict=False)).get(b"ip", b"")
     address = address_map(reported.decode(errors="replace") or host, entry[1])
     return Server(entry[2].decode(errors="replace"), *address)
+
+
+def _check_ranges(ranges: list[Any]) -> None:
+    """Check that ranges of slots, each with its servers, are not more than any cluster has."""
+    if sum(1 + last - first for first, last, *_ in ranges) > CLUSTER_SLOTS:
+        message = "names two owners of one slot"
+        raise NodeUnavailableError(message)
+    if (servers := max((len(servers) for _, _, *servers in ranges), default=0)) > MAX_SHARDS:
+        message = f"names a shard of {servers:,} servers"
+        raise NodeUnavailableError(message)
 
 
 def _check_count(primaries: int) -> None:

@@ -120,3 +120,14 @@ def test_more_primaries_than_any_cluster_has_are_refused() -> None:
     flat = [[b"port", port, b"ip", host, b"role", b"master"] for host, port, _ in servers]
     with pytest.raises(NodeUnavailableError, match="names more than 2,000 primaries"):
         empty_primaries([[b"slots", [], b"nodes", flat]], "h", same, is_tls=False)
+
+
+def test_more_slots_and_servers_than_any_cluster_has_are_refused() -> None:
+    """16,000 ranges of all slots took ten seconds, in which no other thread ran."""
+    server = [b"h", 1, b"a"]
+    with pytest.raises(NodeUnavailableError, match="names two owners of one slot"):
+        read_topology([INFO, [[0, 16_383, server], [5, 5, server]]], "h", same)
+    with pytest.raises(NodeUnavailableError, match="names a shard of 2,001 servers"):
+        read_topology([INFO, [[0, 9, *[server] * (MAX_SHARDS + 1)]]], "h", same)
+    topology = read_topology([INFO, [[slot, slot, server] for slot in range(16_384)]], "h", same)
+    assert not topology.unserved

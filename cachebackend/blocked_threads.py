@@ -19,6 +19,7 @@ Blocking code in the thread of an event loop never waits: no task of the loop co
 
 from __future__ import annotations
 
+import os
 from asyncio import _get_running_loop
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import thread as pools
@@ -258,3 +259,6 @@ def _unended(executor: Any) -> Any:
     while getattr(executor, "_broken", False) and getattr(executor, "_old_executor", None) is not None:
         executor = executor._old_executor
     return executor
+
+
+os.register_at_fork(after_in_child=_waits.clear)  # a forked child does not have the threads that wait

@@ -13,6 +13,7 @@ A stale value is older still, and its page would be served for a whole timeout a
 
 from __future__ import annotations
 
+import os
 from asyncio import _get_running_loop
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -102,3 +103,15 @@ def loader_block(tokens: tuple[bytes, ...] = ()) -> Iterator[None]:
     finally:
         running.discard(reference)
         _block.set(before)
+
+
+def _after_fork() -> None:
+    """Forget the loaders of other threads, in a forked child, which does not have these threads.
+
+    Their frames are never removed there. Else the child would count them as running, forever.
+    """
+    own = _block.get()
+    running.intersection_update(() if own is None else (own,))
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -70,3 +72,32 @@ def test_another_thread_is_not_in_the_block() -> None:
         thread.start()
         thread.join()
     assert found == [False]
+
+
+#: A thread that loads, and one that waits, exist in the parent only; the fork is made in a loader.
+PROGRAM = """
+import os, sys, threading
+from cachebackend import blocked_threads, loader
+
+def load():
+    wait = blocked_threads.Wait()
+    with loader.loader_block((b"other",)):
+        loading.set()
+        ended.wait()
+
+loading, ended = threading.Event(), threading.Event()
+threading.Thread(target=load).start()
+loading.wait()
+with loader.loader_block((b"own",)):
+    child = os.fork()
+    if child == 0:
+        left = [block().tokens for block in loader.running], len(blocked_threads._waits), loader.in_loader()
+        os._exit(left != ([(b"own",)], 0, True))
+ended.set()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_has_no_loaders_and_waits_of_other_threads() -> None:
+    """Its callers would count them forever, and not wait for a lease."""
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True)

@@ -6,8 +6,9 @@ protocol without Django in the middle, plain values at the bottom. Never imports
 ``cachebackend.tasks``, which nothing else imports.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from cachebackend.imports import import_at_first_use
 
 if TYPE_CHECKING:
     from cachebackend.backend import RingCache
@@ -46,4 +47,4 @@ def __getattr__(name: str) -> Any:
     if name not in _PACKAGES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_PACKAGES[name]}"), name)
+    return getattr(import_at_first_use(f"{__name__}.{_PACKAGES[name]}"), name)

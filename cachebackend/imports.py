@@ -1,11 +1,14 @@
 """Imports of modules that are imported when they are first used.
 
 A child process that was forked while another thread imported a module waits for that module forever: the
-thread that is to finish it exists only in the parent. So a fork waits for such imports.
+thread that is to finish it exists only in the parent. So a fork waits for such imports. It acquires the lock
+of ``logging`` after that, because a module that is imported may need it: the hooks that are registered first
+run last.
 """
 
 from __future__ import annotations
 
+import logging  # noqa: F401  # registers its hooks first
 import os
 import threading
 from importlib import import_module

@@ -23,6 +23,7 @@ from cachebackend.cluster.shard import ShardNode
 from cachebackend.cluster.topology import UNNAMED, Server, Shard, Topology
 from cachebackend.effects import Command, Reply
 from cachebackend.errors import RedirectedError, RingCacheError, UnservedSlotError
+from cachebackend.imports import import_at_first_use
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.node import Node
 from cachebackend.node.endpoint import Address
@@ -267,9 +268,9 @@ class Cluster(Reloads):
         Raises:
             OSError: No server answers.
         """
-        from cachebackend.node.slot_client import SlotClient  # it imports redis-py
-
-        return SlotClient(self, cluster_slot(key), self._client_at)
+        clients = import_at_first_use("cachebackend.node.slot_client")  # it imports redis-py
+        client: RedisClient = clients.SlotClient(self, cluster_slot(key), self._client_at)
+        return client
 
     def _client_at(self, host: str, port: int) -> RedisClient:
         address = Address(host, port)

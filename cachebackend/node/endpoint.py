@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from cachebackend.imports import import_at_first_use
 from cachebackend.interrupts import raise_interrupt
 from cachebackend.options import SENTINEL_SCHEME, host_text, is_host, sentinel_address
 from cachebackend.threads import is_thread_refused
@@ -83,10 +84,9 @@ class Endpoint:
         self._connect_timeout = connect_timeout
         self._locator = locator
         if url.startswith(f"{SENTINEL_SCHEME}:"):
-            from cachebackend.node.sentinels import Sentinels  # it imports redis-py
-
+            sentinels = import_at_first_use("cachebackend.node.sentinels")  # it imports redis-py
             address = sentinel_address(url)
-            self._locator = Sentinels(address, connect_timeout, socket_timeout)
+            self._locator = sentinels.Sentinels(address, connect_timeout, socket_timeout)
             url = address.node_url
         parts = urlsplit(url)
         #: The URL that redis-py understands; its host means nothing if there is a locator.

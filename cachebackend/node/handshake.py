@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachebackend.effects import Command, Reply, ScriptCall
 from cachebackend.errors import NodeReplyError, RingCacheError
+from cachebackend.imports import import_at_first_use
 from cachebackend.node.endpoint import Endpoint, Locator
 from cachebackend.node.login import Login, remove_frames
 from cachebackend.node.translate import HandshakeError
@@ -123,9 +124,9 @@ class Handshake:
         Raises:
             OSError: No sentinel knows the primary.
         """
-        from cachebackend.node.clients import client_of  # it imports redis-py
-
-        return client_of(self._endpoint, self.login, *self._timeouts)
+        clients = import_at_first_use("cachebackend.node.clients")  # it imports redis-py
+        client: RedisClient = clients.client_of(self._endpoint, self.login, *self._timeouts)
+        return client
 
     def _commands(self, login: Sequence[str]) -> list[Command]:
         commands: list[Command] = [(b"AUTH", *login)] if login else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  # the codec would import it later, beside forks (see ``imports``)
 import re
 
 __all__ = ["MAX_PART", "host_and_port", "host_text", "is_database", "is_host"]

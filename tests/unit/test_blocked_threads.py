@@ -324,7 +324,7 @@ def test_another_release_of_asgiref(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_loop_that_blocking_code_runs_has_the_thread_of_its_tasks() -> None:
-    """So ``sync_to_async`` would wait for itself there, also in the first code of a request; elsewhere not."""
+    """So ``sync_to_async`` would wait for itself there, also in the first code of a request."""
 
     async def asks() -> bool:
         return is_thread_of_tasks()

@@ -54,7 +54,9 @@ class LeaseHolder:
         self._is_task = loop is not None
         self._loop = loop if self._is_task else getattr(SyncToAsync.threadlocal, "main_event_loop", None)
         self._parent = _parent()
-        self._context = SyncToAsync.thread_sensitive_context.get(None)
+        context = SyncToAsync.thread_sensitive_context.get(None)
+        #: Weakly: what is kept for a request must not keep it.
+        self._context = None if context is None else ref(context)
 
     def may_wait_for(self, blocked: _Blocked) -> bool:
         """Return whether it may wait for work that only the blocked threads could do.
@@ -81,7 +83,8 @@ class LeaseHolder:
         if self._parent is not None:
             return _unended(self._parent)
         if self._context is not None:
-            return SyncToAsync.context_to_thread_executor.get(self._context)
+            context = self._context()
+            return None if context is None else SyncToAsync.context_to_thread_executor.get(context)
         # One thread for the tasks of all loops, unless ``async_to_sync`` has made the loop
         loops: dict[Any, Any] = AsyncToSync.loop_thread_executors
         executor = loops.get(self._loop) if self._is_task else None

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
@@ -42,14 +42,15 @@ class Remembered:
         lease: The lease; None: no value may be stored.
         since: The number of rollbacks in this process before the miss.
         missed_at: The time of the miss, by the monotonic clock.
-        task: The task whose get missed; None: blocking code.
+        task: The task whose get missed, weakly: its context refers to the request, which must be able to go;
+            None: blocking code.
         holder: The code that holds the lease.
     """
 
     lease: Lease
     since: int = 0
     missed_at: float = 0.0
-    task: asyncio.Task[Any] | None = None
+    task: ref[asyncio.Task[Any]] | None = None
     holder: LeaseHolder | None = None
 
 
@@ -137,9 +138,10 @@ def _request() -> ThreadSensitiveContext | None:
     return SyncToAsync.thread_sensitive_context.get(None)
 
 
-def _current_task() -> asyncio.Task[Any] | None:
+def _current_task() -> ref[asyncio.Task[Any]] | None:
     loop = _get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
+    task = None if loop is None else asyncio.current_task(loop)
+    return None if task is None else ref(task)
 
 
 def _limit(leases: dict[bytes, Any]) -> None:
@@ -154,4 +156,7 @@ def _oldest(of_key: Iterable[Remembered]) -> Remembered | None:
 
 def _is_left(remembered: Remembered) -> bool:
     """Return whether the task that took a lease has ended."""
-    return remembered.task is not None and remembered.task.done()
+    if remembered.task is None:
+        return False
+    task = remembered.task()
+    return task is None or task.done()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextvars import copy_context
+from weakref import WeakSet
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext
@@ -104,3 +106,29 @@ def test_a_request_gets_the_leases_of_its_tasks_that_have_ended(leases: Remember
         await asyncio.create_task(request())
 
     asyncio.run(two_requests())
+
+
+def test_a_request_is_forgotten_although_its_tasks_outlive_it(leases: RememberedLeases) -> None:
+    """What is kept for it must not refer to it: its tasks do, by their contexts."""
+    requests = WeakSet[ThreadSensitiveContext]()
+
+    async def outlive() -> None:
+        remember(leases, b"k", b"lease")
+        await has_ended.wait()
+
+    async def serve() -> asyncio.Task[None]:
+        async with ThreadSensitiveContext() as request:
+            requests.add(request)
+            return asyncio.create_task(outlive())
+
+    async def main() -> None:
+        tasks = [await asyncio.create_task(serve()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert len(leases._by_request) == 3
+        has_ended.set()
+        await asyncio.gather(*tasks)
+
+    has_ended = asyncio.Event()
+    asyncio.run(main())
+    gc.collect()
+    assert (len(requests), len(leases._by_request)) == (0, 0)

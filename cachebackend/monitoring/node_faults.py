@@ -26,6 +26,7 @@ _WAYS_OUT = (
     ("maxclients", "Raise its `maxclients`, or find what opens the connections: `CLIENT LIST`."),
     ("no such database", "Correct the number of the database in its URL."),
     ("refused the connection", "Change what the error names, in the configuration of {address}."),
+    ("NOPERM", "Grant its user the command that the error names: `ACL SETUSER`."),
     ("Connection refused", "Start the server at {address}: nothing listens there."),
     (
         "did not answer within",

@@ -20,6 +20,8 @@ __all__ = ["Difference", "configure", "differences", "ring_faults"]
 _READS_WHEN_DOWN = b"cluster-allow-reads-when-down"
 #: Commands that the user of a cluster must be allowed to run, by their rights. ASKING is for PING alone.
 _OF_CLUSTERS: dict[str, Command] = {
+    "cluster|info": (b"CLUSTER", b"INFO"),
+    "cluster|slots": (b"CLUSTER", b"SLOTS"),
     "cluster|shards": (b"CLUSTER", b"SHARDS"),
     "asking": (b"ASKING",),
     "ping": (b"PING",),

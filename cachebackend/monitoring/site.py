@@ -51,7 +51,7 @@ def site_figures() -> SiteFigures:
     down = [node.name for each in aliases for node in each.nodes if node.state not in {UP, REPLAYING}]
     processes = process_figures()
     worker = worker_figures(processes)
-    outbox = outbox_figures(down, is_relay_late="relay" in worker.late)
+    outbox = outbox_figures(down, is_relay_late=worker.is_relay_late)
     queues = queue_figures(processes)
     faults = [fault for each in aliases for fault in node_faults(each.alias, each.nodes, processes)]
     faults += [fault for each in aliases for fault in each.faults]

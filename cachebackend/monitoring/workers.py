@@ -55,6 +55,11 @@ class WorkerFigures:
     late: Sequence[str] = ()
 
     @property
+    def is_relay_late(self) -> bool | None:
+        """Whether the relay does not run; None: that is not known."""
+        return None if self.last_runs is None else "relay" in self.late
+
+    @property
     def last_seen(self) -> float | None:
         """When any of the tasks last ran; None if none ever did."""
         return max((self.last_runs or {}).values(), default=None)

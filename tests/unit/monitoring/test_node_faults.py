@@ -95,6 +95,7 @@ def test_a_node_with_a_fault_of_its_own_has_no_second_one() -> None:
             "+@scripting",
         ),
         (HandshakeError("refused the connection: NOPERM"), "configuration of h:1"),
+        (ConnectionError("no server of the cluster answers: h:1 NOPERM …"), "Grant its user the command"),
         (ConnectionRefusedError(111, "Connection refused"), "Start the server at h:1"),
         (TimeoutError(), "restart the server if it hangs"),
         (ssl.SSLCertVerificationError("expired"), "Renew the certificate of h:1"),

@@ -12,7 +12,7 @@ import pytest
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.monitoring import workers
 from cachebackend.monitoring.processes import ProcessFigures
-from cachebackend.monitoring.workers import worker_faults, worker_figures
+from cachebackend.monitoring.workers import WorkerFigures, worker_faults, worker_figures
 from cachebackend.schedule import beat_schedule
 from cachebackend.telemetry.processes import Process
 
@@ -132,3 +132,10 @@ def test_the_settings_name_the_queue_while_no_worker_runs(settings: Any) -> None
     settings.CELERY_TASK_ROUTES = {"cachebackend.tasks.relay": {"queue": "often"}}
     [fault] = worker_faults({}, BOTH, 100.0, ProcessFigures([process("beat")]))
     assert fault.way_out == "Start a worker: `celery -A yourproject worker -Q often`."
+
+
+def test_whether_the_relay_runs_may_be_unknown() -> None:
+    """If no node says when it ran: then nothing else says that it runs."""
+    assert WorkerFigures().is_relay_late is None
+    assert WorkerFigures({}, late=["relay"]).is_relay_late is True
+    assert WorkerFigures({"relay": 1.0}).is_relay_late is False

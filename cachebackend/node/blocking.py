@@ -289,6 +289,13 @@ class BlockingPool:
             raise_interrupt(error)
             return
 
+    def release_or_close(self, connection: Connection) -> None:
+        """Put back a connection that was made for one use, or close it if another one is idle."""
+        if self._idle:
+            connection.close()
+        else:
+            self.release(connection)
+
     def renew(self) -> None:
         """Use new connections from now on; those in use are closed when they are released."""
         self._generation += 1

@@ -175,7 +175,7 @@ class ProbedNode:
                 connection.close()
             self.breaker.probe_failed(self._probe_error(error))
         else:
-            self._pool.release(connection)
+            self._pool.release_or_close(connection)
 
     def _prepare_probe(self) -> None:
         """Find out where to connect, if that may have changed."""

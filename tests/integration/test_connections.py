@@ -205,3 +205,15 @@ def test_a_value_of_many_megabytes_does_not_time_out(ring_cache: RingCache) -> N
 
     assert asyncio.run(main()) == len(value)
     assert len(ring_cache.get("k")) == len(value)
+
+
+def test_probes_keep_no_connections(ring_cache: RingCache, added: Callable[[], int]) -> None:
+    """A node that serves is probed for missed deletes, and for the leases of cancelled tasks."""
+    nodes = ring_cache.client.nodes
+    for _ in range(10):
+        for node in nodes:
+            node.request_replay()
+            assert node.breaker is not None
+            assert node.breaker.wait_for_probe(10.0)
+    assert settled(added, len(nodes)) == len(nodes)
+    ring_cache.client.close()

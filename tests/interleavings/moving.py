@@ -106,6 +106,8 @@ class _Pool:
     def release(self, connection: _Connection) -> None:
         """Keep nothing: connections are made for each exchange."""
 
+    release_or_close = release
+
     def renew(self) -> None:
         """Keep nothing."""
 

@@ -35,7 +35,7 @@ class Wire:
     def close(self) -> None:
         self.closed += 1
 
-    def release(self, _: Wire) -> None:
+    def release_or_close(self, _: Wire) -> None:
         self.released += 1
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+from django.conf import settings
 from django.db import models
 from django.db.models.base import ModelState
 from django.db.models.fields.files import FileDescriptor, ImageFileDescriptor
@@ -65,7 +66,8 @@ class RowShape(Generic[M]):
             (field.attname, field.column, type(field).__qualname__, *["unconverted"] * (each is not name))
             for field, each, name in zip(fields, self.selected, self.names, strict=True)
         ]
-        self._fingerprint = xxh3_64_hexdigest(repr((base_manager, shape)).encode())
+        # With USE_TZ times are aware, without it they are naive
+        self._fingerprint = xxh3_64_hexdigest(repr((base_manager, settings.USE_TZ, shape)).encode())
 
     def value(self, row: Row) -> list[Any]:
         """Return the value to cache for a row, given its columns in the order of ``names``."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import django
 from django.apps import apps
+from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import models
 from django.db.models.signals import class_prepared, post_migrate
@@ -99,7 +100,8 @@ def plan_of(compiler: Any, kind: str, options: QueryOptions, cache: RingCache) -
     if not sql:
         return None
     scope = scope_of(compiler.using)
-    text = "\0".join([scope, sql, text_of_params(params), kind, django.get_version(), str(options.timeout)])
+    release = f"{django.get_version()} {settings.USE_TZ}"  # with USE_TZ times are aware, without it naive
+    text = "\0".join([scope, sql, text_of_params(params), kind, release, str(options.timeout)])
     digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
     model = compiler.query.model  # two models of one table have the same SQL, and other fields
     name = (cache.key_prefix, cache.version, options.alias, options.depends_on, model, digest)

@@ -8,12 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.postgres.search import SearchQuery, SearchVector
 from django.db import connection, transaction
 from django.db.models import Avg, CharField, Count, F, IntegerField, Prefetch, QuerySet, Sum
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Cast, Now
 from django.db.models.signals import post_init
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache, invalidate
@@ -277,6 +279,13 @@ def test_limits_of_time_change_no_result() -> None:
 
 
 @pytest.mark.postgres
+def test_results_with_aware_times_have_a_key_of_their_own() -> None:
+    """After a deploy that changes USE_TZ, those with naive times are misses."""
+    explained = Poem.cached.all().explain_cache()
+    with override_settings(USE_TZ=not settings.USE_TZ):
+        assert Poem.cached.all().explain_cache() != explained
+
+
 def test_a_decimal_that_changes_its_scale_alone() -> None:
     """In a column without a scale, 1.0 and 1.00 are equal, and are returned as they are."""
     with connection.cursor() as cursor:

@@ -10,8 +10,10 @@ from unittest.mock import patch
 import pytest
 from django.apps import apps
 from django.apps.registry import Apps
+from django.conf import settings
 from django.db import models
 from django.db.models.signals import ModelSignal, post_init, pre_init
+from django.test import override_settings
 
 from cachebackend.managers.conversions import Conversions
 from cachebackend.managers.lookups import Lookup
@@ -40,6 +42,13 @@ def test_a_model_with_another_field_has_another_mark() -> None:
     assert RowShape(Tag).row(RowShape(Author).value([1, "x", None])) is None
     shorter = RowShape(Tag).value([7])
     assert RowShape(Tag).row(shorter) is None
+
+
+def test_rows_with_aware_times_have_another_mark() -> None:
+    """After a deploy that changes USE_TZ, rows with naive times are misses."""
+    stored = RowShape(Tag).value([7, "x"])
+    with override_settings(USE_TZ=not settings.USE_TZ):
+        assert RowShape(Tag).row(stored) is None
 
 
 def test_rows_of_another_manager_have_another_mark() -> None:

@@ -224,13 +224,15 @@ LARGER = {
 }
 #: Readers that know that the key had a value read it before they ask for a lease.
 SCENARIOS |= {
-    "had a value: a reader, two writers": Scenario((KnowingReader, Writer, Writer), OLD),
-    "had a value: two readers, a writer": Scenario((KnowingReader, KnowingReader, Writer), OLD),
-    "had a value: strict: two readers, a writer": Scenario((KnowingReader, KnowingReader, StrictWriter), OLD),
-    "had a value: refresh: two readers, a writer": Scenario(
+    "a known value: a reader, two writers": Scenario((KnowingReader, Writer, Writer), OLD),
+    "a known value: two readers, a writer": Scenario((KnowingReader, KnowingReader, Writer), OLD),
+    "a known value: strict: two readers, a writer": Scenario(
+        (KnowingReader, KnowingReader, StrictWriter), OLD
+    ),
+    "a known value: refresh: two readers, a writer": Scenario(
         (KnowingReader, KnowingReader, Writer), tuple(values(0, STALE)), fill_options=STALE
     ),
-    "had a value: a node that fails: a reader, a writer": Scenario((KnowingReader, Writer), OLD, FAILS),
+    "a known value: a node that fails: a reader, a writer": Scenario((KnowingReader, Writer), OLD, FAILS),
 }
 if os.environ.get("EXPLORE") == "all":
     SCENARIOS |= LARGER

@@ -222,7 +222,7 @@ LARGER = {
         (PageReader, PageWriter, Relay), OLD, FAILS
     ),
 }
-#: Readers that know that the key had a value read it before they ask for a lease.
+#: Readers that know of a value read the key before they ask for a lease.
 SCENARIOS |= {
     "a known value: a reader, two writers": Scenario((KnowingReader, Writer, Writer), OLD),
     "a known value: two readers, a writer": Scenario((KnowingReader, KnowingReader, Writer), OLD),

@@ -203,15 +203,17 @@ class Cluster(Reloads):
         them from other nodes; but if one of these has none left, it may have become a replica of that one.
         """
         with self._table_lock:
-            former, owners = self.ring.owners, self.ring.owners
+            owners, moves = self.ring.owners, set[tuple[int, int]]()
             asked = {index for index, node in self.shards.items() if not node.is_identified}
             for index, shard in self._members.follow(topology.shards, self.ring.nodes):
                 for first, last in shard.slots:
-                    owners[first : last + 1] = array("H", [index]) * (last + 1 - first)
-            changes = set(zip(former, owners, strict=True)) if former != owners else ()
-            moves = {(old, new) for old, new in changes if old != new}
+                    former, owned = owners[first : last + 1], array("H", [index]) * (last + 1 - first)
+                    if former != owned:
+                        moves.update((old, index) for old in set(former) - {index})
+                        owners[first : last + 1] = owned
             self._rehome(lambda key: owners[cluster_slot(key)], moves)
-            served = _served(owners, topology.unserved)
+            unserved = topology.unserved
+            served = _served(owners, unserved)
             if self.is_loaded:  # else this process has missed nothing, and neither has it served anything
                 kept, left = self._kept(served), set(served)
                 self._hold(
@@ -219,12 +221,14 @@ class Cluster(Reloads):
                 )
             self._last_read, self._last_owners = served, frozenset(served)
             self._epoch = topology.epoch
-            self.ring.replace(owners, [node.name for node in self.nodes], topology.unserved)
+            self.ring.replace(owners, [node.name for node in self.nodes], unserved)
         if moves:
             self.on_change()
 
     def _kept(self, owners: Sequence[int]) -> set[int]:
         """Return the nodes that have slots which they had when the topology was read the last time."""
+        if self._last_read == owners:  # mostly; pairs of all slots take a millisecond
+            return set(owners)
         return {new for old, new in set(zip(self._last_read, owners, strict=True)) if old == new}
 
     def _rehome(self, owner: Callable[[bytes], int], moves: Collection[tuple[int, int]]) -> None:

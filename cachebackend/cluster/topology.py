@@ -85,8 +85,13 @@ class Topology(NamedTuple):
     @property
     def unserved(self) -> frozenset[int]:
         """The slots that no server has."""
-        ranges = (range(first, last + 1) for shard in self.shards for first, last in shard.slots)
-        return frozenset(range(CLUSTER_SLOTS)).difference(*ranges)
+        is_served = bytearray(CLUSTER_SLOTS)
+        for shard in self.shards:
+            for first, last in shard.slots:
+                is_served[first : last + 1] = b"\1" * (last + 1 - first)
+        if 0 not in is_served:  # mostly
+            return frozenset()
+        return frozenset(slot for slot, served in enumerate(is_served) if not served)
 
 
 def read_topology(replies: list[Reply], host: str, address_map: AddressMap) -> Topology:

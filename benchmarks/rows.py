@@ -21,7 +21,7 @@ WHY = (
 )
 GOALS = (
     Goal("cached.get(pk)", BARE, 1.4, "at_most", WHY),
-    Goal("cached.get(slug)", BARE, 2.4, "at_most"),
+    Goal("cached.get(slug)", BARE, 2.4, "at_most", WHY),
     Goal("cached.in_bulk of 20", MANY, 1.3, "at_most", WHY),
 )
 ROWS = 20

@@ -32,6 +32,8 @@ __all__ = ["SingleKeyClient"]
 
 #: The most keys of which a process knows that they had a value.
 MAX_HITS = 10_000
+#: The most bytes of such a key.
+_MAX_KEY_BYTES = 500
 
 
 class SingleKeyClient(Client):
@@ -189,9 +191,10 @@ class SingleKeyClient(Client):
             return self._load_and_fill(lease, loader, fill_options)
         if value.__class__ is Continue:
             return self.run(value.operation)
-        if len(self._hits) >= MAX_HITS:
-            self._hits.clear()
-        self._hits.add(key)
+        if len(key) <= _MAX_KEY_BYTES:
+            if len(self._hits) >= MAX_HITS:
+                self._hits.clear()
+            self._hits.add(key)
         return value
 
     def _load_and_fill(self, lease: LeaseRequest, loader: Loader, fill_options: FillOptions) -> Any:

@@ -16,8 +16,7 @@ from cachebackend.backend.scope import databases_of_write, is_asked_in_thread, s
 from cachebackend.drivers import FailedNodes
 from cachebackend.managers.keys import LookupNames, NoKeys, RowKeys
 from cachebackend.managers.queries import RowQueries
-from cachebackend.managers.reads import UNKNOWN, RowReads
-from cachebackend.managers.ring_rows import Place
+from cachebackend.managers.reads import UNKNOWN, Place, RowReads
 from cachebackend.managers.rows import Row, RowShape
 from cachebackend.properties import cached_property
 

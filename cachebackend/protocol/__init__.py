@@ -14,7 +14,7 @@ from cachebackend.effects import Ask, Load, Operation, sharing_first_scatter
 from cachebackend.imports import import_at_first_use
 from cachebackend.protocol.cache.fill import MISSING, FillOptions, Loader, Unfilled
 from cachebackend.protocol.cache.freshness import value_of
-from cachebackend.protocol.cache.get import get, get_fresh, get_many, has_key, ttl
+from cachebackend.protocol.cache.get import get, get_many, has_key, ttl
 from cachebackend.protocol.cache.lease_on_get import (
     NOT_LEASED,
     Lease,
@@ -81,7 +81,6 @@ __all__ = [
     "flush",
     "get",
     "get_and_lease",
-    "get_fresh",
     "get_many",
     "get_many_and_lease",
     "get_or_load",

@@ -98,7 +98,7 @@ def ring(alias: str = "default") -> RingCache:
 class Rows:
     """Rows by primary key."""
 
-    covers: ClassVar = {"managers.ring_rows._load"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.get(pk=author.pk).name
@@ -110,7 +110,7 @@ class Rows:
 class Lookups:
     """Rows by a lookup."""
 
-    covers: ClassVar = {"managers.ring_rows._load"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.get(code=author.code).name
@@ -122,7 +122,7 @@ class Lookups:
 class ManyRows:
     """Many rows."""
 
-    covers: ClassVar = {"managers.ring_rows._load"}
+    covers: ClassVar = {"managers.reads._load"}
 
     def read(self, author: Author) -> str:
         return Author.cached.in_bulk([author.pk])[author.pk].name

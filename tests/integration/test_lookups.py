@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.core.exceptions import MultipleObjectsReturned
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from cachebackend import RingCache
 from cachebackend.invalidation import invalidate
+from cachebackend.invalidation.transaction_deletes import TransactionDeletes
 from tests.zoo.models import Author, Desk, Nickname, Seat, Singer, Song, Stock, Verse
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -238,3 +240,42 @@ def test_without_a_ring_lookups_are_queries(seat: Seat, settings: Any, cached: b
         ]
         with pytest.raises(Seat.DoesNotExist, match="Seat with hall=1, rank=9 does not exist"):
             Seat.cached.get(hall=1, rank=9)
+
+
+@pytest.mark.parametrize("reads_before_commit", [2, 0])
+def test_a_name_that_another_writer_has_just_given_up(
+    seat: Seat, call: Call, reads_before_commit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That writer has committed, but has not yet deleted the row's entry, which still has the name.
+
+    The row that has got the name is found in its transaction, and after it. The entry of the first row
+    alone, without the lookup, could not say that it has the name no more.
+    """
+    for _ in range(3):
+        assert seat_or_none(call, name="a") == seat
+    committed, may_delete = threading.Event(), threading.Event()
+    after_commit = TransactionDeletes.after_commit
+
+    def wait(deletes: TransactionDeletes, **options: Any) -> None:
+        if threading.current_thread() is writer:
+            committed.set()
+            assert may_delete.wait(10)
+        after_commit(deletes, **options)
+
+    def rename() -> None:
+        with transaction.atomic():
+            Seat.objects.filter(name="a").update(name="old")
+        connections.close_all()
+
+    monkeypatch.setattr(TransactionDeletes, "after_commit", wait)
+    writer = threading.Thread(target=rename)
+    writer.start()
+    try:
+        assert committed.wait(10)
+        with transaction.atomic():
+            created = Seat.objects.create(hall=3, rank=0, name="a")
+            assert all(seat_or_none(call, name="a") == created for _ in range(reads_before_commit))
+        assert [seat_or_none(call, name="a") for _ in range(3)] == [created] * 3
+    finally:
+        may_delete.set()
+        writer.join()

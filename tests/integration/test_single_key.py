@@ -284,6 +284,13 @@ def test_a_key_that_had_a_value_is_read_without_a_lease(
     assert asks(KEY)  # only one key is known
 
 
+def test_a_long_key_is_not_remembered(cache: RingCache) -> None:
+    """Ten thousand of them would take too much memory."""
+    for _ in range(3):
+        cache.client.get_or_load(b"k" * 501, lambda: "loaded", FILL_OPTIONS["one minute"])
+    assert cache.client._hits == set()
+
+
 def test_an_interrupted_load_releases_its_lease(cache: RingCache) -> None:
     """Other readers need not wait until the lease expires."""
 

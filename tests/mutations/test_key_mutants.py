@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from cachebackend import RingCache
@@ -11,7 +9,7 @@ from cachebackend.backend import canonical, tag_names
 from cachebackend.backend import keys as backend_keys
 from cachebackend.backend.canonical import key_part
 from cachebackend.managers import by_key, keys, lookups
-from tests.integration import test_keys, test_known_rows
+from tests.integration import test_keys
 from tests.zoo.models import Handle
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
@@ -32,15 +30,6 @@ def test_one_query_must_decide_in_the_end(monkeypatch: Patch) -> None:
     monkeypatch.setattr(lookups.Lookup, "are_equal", lambda *_: True)
     with pytest.raises(FAILED):
         test_keys.test_a_row_that_is_renamed_between_two_reads_is_not_returned()
-
-
-def test_a_known_row_must_be_compared(monkeypatch: Patch, call: Any) -> None:
-    """Else the row that had a name is returned after another row has got it."""
-    seats = test_known_rows.seats.__wrapped__()
-    named = test_known_rows.named.__wrapped__(seats, call)
-    monkeypatch.setattr(lookups.Lookup, "are_equal", lambda *_: True)
-    with pytest.raises(FAILED):
-        test_known_rows.test_names_that_are_exchanged(seats, named, call)
 
 
 def test_a_text_that_looks_like_a_hash_must_be_hashed(monkeypatch: Patch) -> None:

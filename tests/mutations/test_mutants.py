@@ -18,7 +18,7 @@ from cachebackend.backend import fill_rules
 from cachebackend.codec import Kind, tags_of_block
 from cachebackend.errors import NodeUnavailableError
 from cachebackend.invalidation import outbox, pending_deletes, transaction_deletes, writes
-from cachebackend.managers import reads, ring_rows
+from cachebackend.managers import reads
 from cachebackend.node import Node
 from cachebackend.protocol import FillOptions
 from cachebackend.protocol.cache import compare_and_set, freshness, tags
@@ -236,8 +236,7 @@ class TestStack:
         self, article: Article, ring_cache: RingCache, monkeypatch: Patch
     ) -> None:
         """A transaction reads rows that it has written through the cache."""
-        for module in (reads, ring_rows):
-            monkeypatch.setattr(module, "changed_keys", lambda *_: set())
+        monkeypatch.setattr(reads, "changed_keys", lambda *_: set())
         assert is_caught(test_models.test_nothing_is_deleted_before_the_commit, article, ring_cache)
 
     @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])

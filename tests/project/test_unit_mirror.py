@@ -36,7 +36,6 @@ WITHOUT = {
     "queries/invalidating": "a manager: tests/integration/test_models.py",
     "managers/queries": "each method runs a query",
     "managers/reads": "each method reads rows through the ring: tests/integration",
-    "managers/ring_rows": "each method reads rows through the ring: tests/integration",
     "migrations/": "written by Django",
     "models": "tables",
     "monitoring/events": "SQL: tests/integration/test_timeline.py",

@@ -38,7 +38,6 @@ from cachebackend.replies import either, integer, text
 __all__ = [
     "begin_get",
     "get",
-    "get_fresh",
     "get_many",
     "has_key",
     "records_of",
@@ -145,22 +144,6 @@ def get(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
         return value
     finally:
         near.end()
-
-
-def get_fresh(context: Context, key: bytes, missing: Any = None) -> Operation[Any]:
-    """Return the value of a key that every reader may be served now; ``missing``: ``get_or_load`` decides.
-
-    With a near cache, only a copy is returned.
-    """
-    if context.near is not None:
-        return NearReads(context, {key: key}).hits.get(key, missing)
-    request = begin_get(context, key)
-    begun = context.counters.begin_get()
-    [reply] = yield Send([request])
-    if begun is not None:
-        context.end_get(begun, key, reply)
-    value = fresh_value(context, reply)
-    return missing if value is NOT_PLAIN else value
 
 
 def get_many(context: Context, keys: Mapping[K, bytes]) -> Operation[dict[K, Any]]:

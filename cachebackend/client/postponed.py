@@ -5,6 +5,9 @@ The node whose replay has postponed them serves all other keys, so nothing else 
     1. process  deletes a key; no server has its slot, so the delete is postponed
     2. cluster  gives the slot back to the server that had it, which still has the key
     3. process  reads the old value there; the table of slots is as before, and no command fails
+
+A slot may have no server for hours. Meanwhile only the topology is read: the deletes of its keys could not be
+confirmed, and sending thousands of them each second would load the servers that work.
 """
 
 from __future__ import annotations
@@ -35,11 +38,13 @@ class PostponedDeletes:
     """The postponed deletes of a client, which are tried again as long as there are some.
 
     Args:
-        holders: Returns the nodes that have the keys now.
+        has_some: Returns whether there are some.
+        holders: Reads the topology if slots have no server; returns the nodes that have the keys of the
+            other slots now.
     """
 
-    def __init__(self, holders: Callable[[], Iterable[ReplayedNode]]) -> None:
-        self._holders = holders
+    def __init__(self, has_some: Callable[[], bool], holders: Callable[[], Iterable[ReplayedNode]]) -> None:
+        self._has_some, self._holders = has_some, holders
         self._pause: Callable[[float], object] = threading.Event().wait
         #: The thread that waits before the next attempt; None: there is none that continues.
         self._thread: threading.Thread | None = None
@@ -59,10 +64,11 @@ class PostponedDeletes:
         If one is postponed after this has looked for some, another thread is started, and continues instead.
         """
         self._thread = None
-        holders = list(self._holders())
-        for node in holders:
+        if not self._has_some():
+            return False
+        for node in self._holders():
             node.request_replay()
-        if not holders or self._thread is not None:
+        if self._thread is not None:
             return False
         self._thread = threading.current_thread()
         return True
@@ -70,7 +76,7 @@ class PostponedDeletes:
     def after_fork(self) -> None:
         """Try those of the parent again in a forked child, which does not have the parent's thread."""
         self._thread = None
-        if list(self._holders()):
+        if self._has_some():
             self.retry_soon()
 
 

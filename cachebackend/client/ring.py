@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,8 +18,10 @@ from cachebackend.codec import Codec
 from cachebackend.counters import Counters, Counts
 from cachebackend.drivers import DeferredCalls, FailedNodes
 from cachebackend.effects import Command, Operation
+from cachebackend.interrupts import raise_interrupt
 from cachebackend.near.cache import NearCache
 from cachebackend.node import Breaker, Node, PromiseWait, ReplicaWait
+from cachebackend.node.translate import CONNECTION_ERRORS
 from cachebackend.options import ClusterAddress, NodeAddress, RingOptions
 from cachebackend.protocol import Context
 from cachebackend.protocol.context import Gutter, RingChange
@@ -90,7 +92,10 @@ class RingClient(SingleKeyClient):
             self.context.near = self._near = NearCache(options.near, clock)
             self._trackings = Trackings(self._near, self.nodes, self._indexes, is_cluster=bool(self.clusters))
             self._near.on_read = self._trackings.start
-        self._postponed = PostponedDeletes(partial(_holders_of_postponed, self.context, self.nodes))
+        self._postponed = PostponedDeletes(
+            partial(_has_postponed, self.context),
+            partial(_holders_of_postponed, self.context, self.nodes, self.clusters),
+        )
         #: Stores missed deletes so that they survive the process. None: nothing does; a warning is logged.
         self.outbox: Outbox | None = None
         self._has_warned = False
@@ -282,8 +287,22 @@ class RingClient(SingleKeyClient):
             self._near.after_fork()
 
 
-def _holders_of_postponed(context: Context, nodes: Sequence[Node]) -> list[Node]:
-    return [nodes[index] for index in context.missed.holders_of_postponed(context.holder)]
+def _has_postponed(context: Context) -> bool:
+    return context.missed.has_postponed
+
+
+def _holders_of_postponed(
+    context: Context, nodes: Sequence[Node], clusters: Iterable[Cluster]
+) -> Iterator[Node]:
+    """Yield the nodes that have the keys of postponed deletes, of the slots that a server has now."""
+    for cluster in clusters:
+        if cluster.ring.unserved:
+            try:
+                cluster.reload()
+            except CONNECTION_ERRORS as error:  # commands report it
+                raise_interrupt(error)
+    for index in context.missed.holders_of_postponed(context.served_holder):
+        yield nodes[index]
 
 
 def _cluster(

@@ -239,6 +239,12 @@ class Context:
         holder = self.ring.holder(node, key)
         return holder if self.ring_change is None else self.ring_change.ring.holder(holder, key)
 
+    def served_holder(self, node: int, key: bytes) -> int | None:
+        """Return what ``holder`` returns; None: no server of the cluster has the slot of the key."""
+        holder = self.holder(node, key)
+        rings = [ring for ring in self.rings if isinstance(ring, ClusterRing) and ring.has_member(holder)]
+        return None if any(ring.slot_of(key) in ring.unserved for ring in rings) else holder
+
     def served_slot(self, node: int) -> int | None:
         """Return a slot of a cluster that a node serves; None: it is a server of a cluster, and serves none.
 

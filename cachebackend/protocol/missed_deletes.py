@@ -150,20 +150,27 @@ class MissedDeletes:
         with self._lock:
             return [(key, number) for (node, key), number in self._postponed.items() if node in members]
 
-    def holders_of_postponed(self, holder: Callable[[int, bytes], int]) -> set[int]:
+    @property
+    def has_postponed(self) -> bool:
+        """Whether deletes are postponed."""
+        return bool(self._postponed)
+
+    def holders_of_postponed(self, holder: Callable[[int, bytes], int | None]) -> set[int]:
         """Return the nodes that now have keys whose deletes were postponed.
 
-        ``holder`` returns the node that has a key now, if a node had it before.
+        ``holder`` returns the node that has a key now, if a node had it before; None: no server has its slot.
         """
         with self._lock:
-            return {holder(*each) for each in self._postponed}
+            holders = {holder(*each) for each in self._postponed}
+        return {each for each in holders if each is not None}
 
-    def resume(self, node: int, holder: Callable[[int, bytes], int]) -> None:
+    def resume(self, node: int, holder: Callable[[int, bytes], int | None]) -> None:
         """Record for a node the deletes that were postponed and concern it.
 
         Args:
             node: The index of the node.
-            holder: Returns the node that has a key now, if a node had it before.
+            holder: Returns the node that has a key now, if a node had it before; None: no server has its
+                slot, and the delete stays postponed.
         """
         with self._lock:
             for former, key in [each for each in self._postponed if holder(*each) == node]:

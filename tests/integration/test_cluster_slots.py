@@ -15,6 +15,7 @@ from django.test import override_settings
 
 from cachebackend import protocol
 from cachebackend.client import RingClient
+from cachebackend.cluster import ShardNode
 from cachebackend.monitoring import alias_figures, queue_figures
 from cachebackend.monitoring.faults import alias_scope, node_scope
 from cachebackend.monitoring.queue_nodes import unserved_parts
@@ -30,6 +31,18 @@ from tests.node_settings import cluster_settings
 from tests.waits import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("empty_nodes")]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[None]:
+    """Return a list that grows by one with each call of a method."""
+    calls, real = list[None](), getattr(owner, name)
+
+    def count(*given: Any) -> Any:
+        calls.append(None)
+        return real(*given)
+
+    monkeypatch.setattr(owner, name, count)
+    return calls
 
 
 @pytest.fixture
@@ -146,6 +159,38 @@ def test_a_delete_in_a_slot_that_no_server_has_is_tried_again_until_one_has_it(
     wait_until(lambda: not client.context.missed.postponed(client.ring.nodes))
     wait_until(lambda: client.context.missed.count(client.ring.owner(key)) == 0)
     assert client.get(key) is None
+    client.close()
+
+
+def test_deletes_in_a_slot_that_no_server_has_are_not_sent_meanwhile(
+    cluster_services: Services, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt reads the topology only: thousands of deletes a second would load the servers."""
+    monkeypatch.setattr("cachebackend.client.postponed.RETRY_SECONDS", 0.05)
+    client = RingClient(RingOptions.read(cluster_services.ring_urls, {}, "CACHES['default']"))
+    keys, slot = [b"{any}%d" % each for each in range(100)], cluster_slot(b"any")
+    client.set(keys[0], "old", 60_000)
+    assert client.cluster is not None
+    read = count_calls(monkeypatch, client.cluster, "_reload")
+    sent = count_calls(monkeypatch, ShardNode, "_before_replay")
+    with unserved_slots.unserved(cluster, slot):
+        client.run(protocol.delete_many(client.context, keys))
+        wait_until(lambda: slot in client.ring.unserved and client.context.missed.has_postponed)
+        wait_until(lambda: not any(client.context.missed.count(node) for node in client.ring.nodes))
+        for node in client.ring.nodes:
+            client.nodes[node].breaker.wait_for_probe(30.0)  # type: ignore[union-attr]
+        before, reads = len(sent), len(read)
+        wait_until(lambda: len(read) > reads + 5)
+        assert len(sent) <= before + 1  # an attempt may have begun before the topology was read
+        # Neither are they sent with the deletes of other keys
+        other = client.nodes[client.ring.owner(keys[0])]
+        numbers = client.context.missed.postponed(client.ring.nodes)
+        other.request_replay()
+        other.breaker.wait_for_probe(30.0)  # type: ignore[union-attr]
+        assert client.context.missed.postponed(client.ring.nodes) == numbers
+    wait_until(lambda: not client.context.missed.has_postponed)
+    wait_until(lambda: client.context.missed.count(client.ring.owner(keys[0])) == 0)
+    assert client.get(keys[0]) is None
     client.close()
 
 

@@ -35,7 +35,7 @@ def replay(context: Context, node: int, outbox: Outbox | None, endpoint: str) ->
     Raises:
         RingCacheError: The node did not confirm; what this process recorded stays recorded.
     """
-    context.missed.resume(node, context.holder)
+    context.missed.resume(node, context.served_holder)
     if outbox is not None:
         missed = outbox.missed_by(endpoint, context.missed.limit)
         # The shards of a cluster have one endpoint: the others are replayed what they have missed themselves

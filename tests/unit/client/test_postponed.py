@@ -26,10 +26,20 @@ def test_they_are_tried_again_until_none_is_left(monkeypatch: pytest.MonkeyPatch
     """Each attempt comes after a pause."""
     node, pauses = Node(3), list[float]()
     monkeypatch.setattr(threads, "start_thread", threading.Thread.run)
-    deletes = PostponedDeletes(lambda: [node] if node.left else [])
+    deletes = PostponedDeletes(lambda: bool(node.left), lambda: [node])
     deletes._pause = pauses.append
     deletes.retry_soon()
     assert (node.left, pauses) == (0, [postponed.RETRY_SECONDS] * 4)
+
+
+def test_they_are_tried_again_if_no_server_has_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are left, although no node can get them now."""
+    deletes, left = PostponedDeletes(lambda: True, list), [True, True, False]
+    monkeypatch.setattr(threads, "start_thread", threading.Thread.run)
+    pauses: list[float] = []
+    deletes._pause, deletes._has_some = pauses.append, lambda: left.pop(0)
+    deletes.retry_soon()
+    assert pauses == [postponed.RETRY_SECONDS] * 3
 
 
 def test_one_attempt_is_planned_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +52,7 @@ def test_one_attempt_is_planned_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         thread.start()
 
     monkeypatch.setattr(threads, "start_thread", start)
-    deletes = PostponedDeletes(list)
+    deletes = PostponedDeletes(lambda: False, list)
     deletes._pause = lambda _: go_on.wait(30)
     for _ in range(3):
         deletes.retry_soon()
@@ -61,7 +71,7 @@ def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    deletes = PostponedDeletes(list)
+    deletes = PostponedDeletes(lambda: False, list)
     monkeypatch.setattr(threads, "start_thread", refuse)
     deletes.retry_soon()
     monkeypatch.setattr(threads, "start_thread", threading.Thread.run)
@@ -73,8 +83,8 @@ def test_a_process_that_can_start_no_thread_tries_again_with_the_next_one(
 
 def test_a_thread_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process may not be able to start another one, and a delete that it has planned has its own."""
-    node, deletes = Node(3), PostponedDeletes(list)
-    deletes._holders = lambda: [node]
+    node = Node(3)
+    deletes = PostponedDeletes(lambda: True, lambda: [node])
     assert deletes.retry()
     assert deletes._thread is threading.current_thread()
 
@@ -91,10 +101,14 @@ def test_a_forked_child_tries_those_of_its_parent_again(monkeypatch: pytest.Monk
     """The parent may end without that."""
     started: list[threading.Thread] = []
     monkeypatch.setattr(threads, "start_thread", started.append)
-    node, deletes = Node(1), PostponedDeletes(list)
+
+    def read_topology() -> list[Node]:
+        raise AssertionError
+
+    deletes = PostponedDeletes(lambda: False, read_topology)
     deletes.after_fork()
     assert started == []
-    deletes._holders = lambda: [node]
+    deletes._has_some = lambda: True
     deletes._thread = threading.current_thread()  # one of the parent
     deletes.after_fork()
     assert len(started) == 1
@@ -103,7 +117,7 @@ def test_a_forked_child_tries_those_of_its_parent_again(monkeypatch: pytest.Monk
 def test_a_client_that_is_not_used_any_more_is_not_kept() -> None:
     """Its attempt ends without it."""
     node, go_on = Node(1), threading.Event()
-    deletes = PostponedDeletes(lambda: [node])
+    deletes = PostponedDeletes(lambda: True, lambda: [node])
     deletes._pause = lambda _: go_on.wait(30)
     deletes.retry_soon()
     thread = deletes._thread

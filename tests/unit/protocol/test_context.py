@@ -67,3 +67,13 @@ def test_a_missed_delete_is_recorded_for_the_owner_of_a_slot_that_moves_meanwhil
     context.record_missed(0, [b"k"])
     assert context.missed.has_missed(1, b"k")
     assert context.counters.total().deletes_missed == 1
+
+
+def test_a_key_whose_slot_no_server_has_has_no_holder(context: Context) -> None:
+    """Keys of nodes that are not servers of a cluster have no such slots."""
+    assert context.served_holder(0, b"key") == 0
+    context.ring = ring = ClusterRing(0)
+    assert context.served_holder(0, b"key") == 0
+    ring.replace([1] * CLUSTER_SLOTS, ("a", "b"), frozenset({ring.slot_of(b"key")}))
+    assert (context.served_holder(0, b"key"), context.served_holder(0, b"other")) == (None, 1)
+    assert context.served_holder(7, b"key") == 7

@@ -86,6 +86,17 @@ def test_postponed_deletes_are_recorded_again_for_the_node_that_has_the_key() ->
     assert missed.take(3) == MissedKeys((b"b",))
 
 
+def test_a_delete_in_a_slot_that_no_server_has_stays_postponed() -> None:
+    """No node gets it, and none has it."""
+    missed = MissedDeletes(2, HeldClock())
+    assert not missed.has_postponed
+    missed.postpone(0, [b"a", b"b"])
+    assert missed.holders_of_postponed(lambda _, key: 1 if key == b"a" else None) == {1}
+    missed.resume(1, lambda _, key: 1 if key == b"a" else None)
+    assert (missed.take(1), missed.postponed({0})) == (MissedKeys((b"a",)), [(b"b", 1)])
+    assert missed.has_postponed
+
+
 def test_a_key_that_is_deleted_again_has_another_postponed_delete() -> None:
     """A probe that has sent the first one must send the second one, too: the key may have been filled."""
     missed = MissedDeletes(1, HeldClock())

@@ -168,7 +168,7 @@ def _is_last_of_pool(blocked: _Blocked) -> bool:
         queue = queues.get(thread)
         if queue is None or queue.qsize() == 0 or any(queue is each for each in _queues_of_tasks()):
             continue
-        if {each for each, own in queues.copy().items() if own is queue} <= _waiting_threads():
+        if {each for each, own in _entries(queues) if own is queue} <= _waiting_threads():
             return True
     return False
 
@@ -181,8 +181,18 @@ def _queues() -> Any:
 def _queues_of_tasks() -> Iterator[Any]:
     """Yield the queues of the threads to which ``sync_to_async`` gives the blocking code of tasks."""
     contexts: Any = SyncToAsync.context_to_thread_executor
-    for executor in (SyncToAsync.single_thread_executor, *contexts.copy().values()):
+    for executor in (SyncToAsync.single_thread_executor, *(each for _, each in _entries(contexts))):
         yield getattr(executor, "_work_queue", None)
+
+
+def _entries(weak: Any) -> list[tuple[Any, Any]]:
+    """Return the entries of a dictionary with weak keys.
+
+    It is copied in one step: threads that begin, and tasks of other requests, change it meanwhile. Its own
+    ``copy`` iterates over it.
+    """
+    entries = [(reference(), value) for reference, value in weak.data.copy().items()]
+    return [(key, value) for key, value in entries if key is not None]
 
 
 def _has_work(executor: Any) -> bool:

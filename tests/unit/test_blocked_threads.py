@@ -7,10 +7,12 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import thread as pools
 from inspect import signature
+from typing import Any
 
 import pytest
-from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
 from cachebackend import blocked_threads
 from cachebackend.blocked_threads import LeaseHolder, Wait, is_thread_of_tasks
@@ -295,6 +297,36 @@ def test_waits_may_end_while_threads_are_asked_for() -> None:
         gc.enable()
         del waits
         gc.collect()
+
+
+class Changing(dict[Any, Any]):
+    """A dictionary that other threads change in each iteration over it."""
+
+    def items(self) -> Any:
+        message = "dictionary changed size during iteration"
+        raise RuntimeError(message)
+
+
+def test_requests_and_threads_may_begin_while_pools_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are added by other threads: an event loop, and code that gives work to a pool."""
+
+    def ask() -> bool:
+        begun.set()
+        is_given.wait()
+        for weak in (SyncToAsync.context_to_thread_executor, pools._threads_queues):  # type: ignore[attr-defined]
+            monkeypatch.setattr(weak, "data", Changing(weak.data))
+        try:
+            return may_wait(holder)
+        finally:
+            monkeypatch.undo()
+
+    begun, is_given, holder = threading.Event(), threading.Event(), LeaseHolder()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        begun.wait()
+        pool.submit(int)
+        is_given.set()
+        assert not asked.result()
 
 
 def test_an_ended_wait_blocks_no_thread() -> None:

@@ -141,9 +141,13 @@ def is_thread_of_tasks() -> bool:
     """Return whether ``sync_to_async`` would give blocking code to the thread that runs the caller's loop.
 
     It is so if blocking code of a task has called ``asyncio.run``: the thread would wait for itself, forever.
+    If that code has given the call to another thread, with its context, asgiref refuses to use the thread of
+    all loops, which most probably waits for the caller.
     """
     executor, caller = LeaseHolder()._executor(), current_thread()
     if getattr(executor, "_work_thread", None) is caller:
+        return True
+    if executor is SyncToAsync.single_thread_executor and SyncToAsync.deadlock_context.get(False):
         return True
     with getattr(executor, "_shutdown_lock", nullcontext()):  # a pool starts a thread before it has it
         return caller in getattr(executor, "_threads", ())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import thread as pools
+from contextvars import copy_context
 from inspect import signature
 from typing import Any
 
@@ -373,3 +374,19 @@ def test_a_loop_that_blocking_code_runs_has_the_thread_of_its_tasks() -> None:
     for _ in range(20):
         found = [asyncio.run(main()), asyncio.run(request()), async_to_sync(main)()]
         assert found == [[True, False, False]] * 3
+
+
+def test_a_loop_in_another_thread_that_has_the_context_of_blocking_code() -> None:
+    """The library asgiref refuses to use the thread of all loops there: it waits for that loop."""
+
+    async def asks() -> bool:
+        return is_thread_of_tasks()
+
+    def in_pool() -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(copy_context().run, asyncio.run, asks()).result()
+
+    async def main() -> list[bool]:
+        return [await sync_to_async(in_pool)(), await asks()]
+
+    assert asyncio.run(main()) == [True, False]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop  # returns None where get_running_loop raises, which is slow
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from math import isnan
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -285,9 +287,19 @@ class RowsByKey(Generic[M]):
         return row
 
 
-def _are_same(cached: Row | None, stored: Row | None) -> bool:
-    """Return whether two rows have the same columns; NaN does not equal itself, but is written the same."""
-    return cached == stored or repr(cached) == repr(stored)
+def _are_same(cached: Any, stored: Any) -> bool:
+    """Return whether two rows, or values in them, are the same; NaN does not equal itself.
+
+    The ``repr`` of values does not decide: that of an object of a field may leave out a part of its value.
+    """
+    if cached == stored:
+        return True
+    if isinstance(cached, list | tuple) and isinstance(stored, list | tuple):
+        return len(cached) == len(stored) and all(map(_are_same, cached, stored))
+    if isinstance(cached, dict) and isinstance(stored, dict):
+        return cached.keys() == stored.keys() and all(_are_same(cached[key], stored[key]) for key in cached)
+    are_numbers = isinstance(cached, float | Decimal) and type(cached) is type(stored)
+    return are_numbers and isnan(cached) and isnan(stored)
 
 
 @async_unsafe("Use aget() or ain_bulk(): you cannot call this from an async context.")

@@ -31,7 +31,6 @@ WITHOUT = {
     "management/ring_simulate": "a command; what it computes is in management/simulation",
     "backend/collations": "asks the database's catalogue: tests/integration/test_keys.py",
     "managers/audit": "compares rows with nodes",
-    "managers/by_key": "each method sends commands or queries",
     "managers/cached": "a manager: tests/integration/test_models.py and test_cached_querysets.py",
     "queries/invalidating": "a manager: tests/integration/test_models.py",
     "managers/queries": "each method runs a query",

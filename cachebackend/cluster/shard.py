@@ -235,6 +235,11 @@ class ShardNode(Node):
         replies = await self._cluster.follow_async(self, plain, await self._received(sent, plain))
         return replies if plain is commands else joined(commands, replies)
 
+    @property
+    def _is_held(self) -> bool:
+        """Whether the node is ejected: nobody reads from it before it has all deletes."""
+        return self.breaker is not None and self.breaker.is_open
+
     def _prepare_probe(self) -> None:
         """Read the topology: a replica may have been promoted."""
         self._prober = threading.current_thread()
@@ -246,7 +251,8 @@ class ShardNode(Node):
         if self._probed != (self.server, self._held):
             message = f"node {self.name!r} has taken over or got slots while deletes were replayed"
             raise NodeUnavailableError(message)
-        if not self._deleted.issuperset(self.postponed()) or not is_complete():
+        is_deleted = not self._is_held or self._deleted.issuperset(self.postponed())
+        if not is_deleted or not is_complete():
             return False
         self._served = self.server
         return True
@@ -269,7 +275,12 @@ class ShardNode(Node):
         Another process may fill a key here before this one deletes it again, so each delete is sent.
         The deletes stay postponed, because a key may also be elsewhere. Those that this probe, or the probe
         of another shard, postpones meanwhile are sent before it ends.
+
+        A node that serves reads gets only what it has missed itself: it is probed for each delete that it
+        misses, and there may be thousands of postponed ones. If it is ejected meanwhile, it gets them all.
         """
+        if not self._is_held:
+            return
         postponed = self.postponed()
         commands = {each: command for each, command in postponed.items() if each not in self._deleted}
         if commands:

@@ -221,6 +221,12 @@ def test_a_probe_deletes_what_may_have_been_moved_here(shard: ShardNode) -> None
 
     wire: Any = Wire()
     shard._probed = shard.server, shard._held
+    shard.breaker = Breaker("a", SYSTEM_CLOCK)
+    shard._before_replay(wire)
+    assert wire.sent == []  # it serves reads already, and is probed for a delete that it has missed
+    assert shard._is_replayed(lambda: True)
+    shard.breaker.failed(NodeUnavailableError("ejected meanwhile"), at_once=True)
+    assert not shard._is_replayed(lambda: True)
     shard._before_replay(wire)
     asking = (b"ASKING",)
     assert wire.sent == [asking, delete_command([b"here"]), asking, delete_command([b"elsewhere"])]

@@ -14,12 +14,12 @@ from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachebackend.backend.canonical import is_text
-from cachebackend.backend.open_transactions import has_own_settings
+from cachebackend.backend.open_transactions import found_by
 
 __all__ = ["EXACT_IN_MYSQL", "inexact_collation", "inexact_column"]
 
 #: The columns that were found to be exact: database alias and name, table, column.
-_exact: set[tuple[str, str, str, str]] = set()
+_exact: dict[tuple[str, str, str, str], None] = {}
 #: The only collations of MySQL and MariaDB that neither ignore case nor trailing spaces.
 EXACT_IN_MYSQL = ("utf8mb4_0900_bin", "utf8mb4_nopad_bin", "binary")
 #: The types of Postgres that hold no different texts equal, if the collation does not. A column that
@@ -58,8 +58,9 @@ def inexact_collation(field: models.Field[Any, Any], using: str) -> str | None:
 def inexact_column(field: models.Field[Any, Any], using: str) -> str | None:
     """Return why different texts can be equal in a column of text; None: they cannot.
 
-    The answer None is remembered: a process runs one query for each column. It is not remembered if the
-    transaction has settings of its own: by another ``search_path`` the column may be one of another table.
+    The answer None is remembered: a process runs one query for each column. If the transaction has settings
+    of its own, it is remembered for that transaction: by another ``search_path`` the name may be that of
+    another table.
     """
     connection = connections[using]
     reason_of = _REASONS.get(connection.vendor)
@@ -67,9 +68,12 @@ def inexact_column(field: models.Field[Any, Any], using: str) -> str | None:
     place = (using, str(connection.settings_dict["NAME"]), table, column)
     if reason_of is None or place in _exact:
         return None
+    known = found_by(connection, _exact)
+    if place in known:
+        return None
     reason = reason_of(connection, table, column)
-    if reason is None and not has_own_settings(connection):
-        _exact.add(place)
+    if reason is None:
+        known[place] = None
     return reason
 
 

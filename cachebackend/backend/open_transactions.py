@@ -37,6 +37,7 @@ __all__ = [
     "any_may_keep_snapshot",
     "any_open",
     "connections_in_transactions",
+    "found_by",
     "has_changes",
     "has_own_settings",
     "is_aborted",
@@ -72,6 +73,8 @@ class OpenTransaction:
             of a transaction that Django does not manage, whose end may not be seen.
         rolled_back: The number of the last rollback of changes on this connection, also of a
             savepoint; 0: there was none.
+        found: What was found in the database with the settings that the transaction has made. Others must
+            not use it.
     """
 
     has_statements: bool
@@ -88,6 +91,7 @@ class OpenTransaction:
         #: The names of savepoints before which the transaction had no changes. A later savepoint may have the
         #: same name, and hides the first one. Databases differ in whether ``x`` and ``"X"`` are the same.
         self._before_changes: set[str] = set()
+        self.found: dict[Any, Any] = {}
         self._as_begun, self._as_changed = ref(self, _begun.discard), ref(self, _changed.discard)
         _connections.add(ref(self, _connections.discard))
         if connection.vendor == "sqlite":
@@ -153,6 +157,7 @@ class OpenTransaction:
 
     def _forget_changes(self) -> None:
         self.has_new_changes = self.has_unknown_changes = self.has_own_settings = False
+        self.found.clear()
         _changed.discard(self._as_changed)
 
     def _around_statement(
@@ -188,12 +193,14 @@ class OpenTransaction:
         """Record what a statement may do; it may fail after it has done some of it."""
         if rolls_back(sql):  # to a savepoint
             self._note_rollback()
+            self.found.clear()
         if not self._changes_known_rows and resets_settings(sql):
             self.has_reset_settings = True
         if self._before_changes and not is_savepoint and (not sql or "savepoint" in sql.lower()):
             self._before_changes.clear()  # it may make one of the same name
         if makes_settings(sql):
             self.has_own_settings = True
+            self.found.clear()
             self.note_changes()
         is_known = self.has_new_changes and (self.has_unknown_changes or self._changes_known_rows)
         if not is_known and not is_savepoint and may_change_rows(sql):
@@ -289,6 +296,14 @@ def has_changes(using: str) -> bool:
 def has_own_settings(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the open transaction has made a setting on which rows and results of queries depend."""
     return any_changed() and OpenTransaction.of(connection).has_own_settings
+
+
+def found_by(connection: BaseDatabaseWrapper, process: dict[Any, Any]) -> dict[Any, Any]:
+    """Return where to remember what is found in a database: for the process, or for the open transaction.
+
+    If the transaction has made settings, such as a ``search_path``, others may find something else.
+    """
+    return OpenTransaction.of(connection).found if has_own_settings(connection) else process
 
 
 def any_open() -> bool:

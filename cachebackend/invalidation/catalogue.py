@@ -5,7 +5,8 @@ bound only if Python and the database agree which of its values are equal: if th
 (``backend.canonical``), and the column has a type and a collation for which different texts are different.
 
 A process reads the catalogue of each table once, and forgets it after a migration that it has run itself.
-What it reads in a transaction that has settings of its own, such as a ``search_path``, it does not remember.
+What it reads in a transaction that has settings of its own, such as a ``search_path``, is remembered for that
+transaction only.
 The others have to be restarted after a migration, as by a deploy, and also if an administrator adds a
 trigger or changes a collation by hand.
 """
@@ -22,7 +23,7 @@ from django.db import connections, models
 from django.db.models.signals import post_migrate
 
 from cachebackend.backend.canonical import is_comparable, referred_field
-from cachebackend.backend.open_transactions import has_own_settings
+from cachebackend.backend.open_transactions import found_by
 from cachebackend.invalidation.catalogue_queries import read_table
 
 __all__ = [
@@ -97,14 +98,16 @@ def catalogue_of(table: str, using: str) -> TableCatalogue:
     """
     place = _place(table, using)
     found = _catalogues.get(place)
-    if found is None:
+    if found is not None:
+        return found
+    known = found_by(connections[using], _catalogues)  # the name may be that of a table of another schema
+    if place not in known:
         facts = read_table(connections[using], table)
         if facts is None:
             return TableCatalogue()  # not remembered: the table may be created
-        found = TableCatalogue(**facts)
-        if not has_own_settings(connections[using]):  # the name may be that of a table of another schema
-            _catalogues[place] = found
-    return found
+        known[place] = TableCatalogue(**facts)
+    catalogue: TableCatalogue = known[place]
+    return catalogue
 
 
 def bindable_fields(model: type[models.Model], using: str) -> tuple[AnyField, ...]:

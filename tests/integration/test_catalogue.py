@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
+from cachebackend.backend.collations import _exact, inexact_column
 from cachebackend.invalidation.catalogue import (
     TableCatalogue,
     bindable_fields,
@@ -146,3 +148,26 @@ def test_what_a_transaction_with_a_search_path_of_its_own_finds_is_not_remembere
         assert bindable_fields(Poem, "default") == ()
         transaction.set_rollback(True)
     assert {field.name for field in bindable_fields(Poem, "default")} == {"id", "name", "rank", "author"}
+
+
+def test_a_transaction_with_a_setting_of_its_own_reads_each_table_once() -> None:
+    """Until it makes another setting, or rolls one back. Each statement would run the same query again."""
+    table, field = Poem._meta.db_table, Poem._meta.get_field("name")
+    forget_catalogues()
+    _exact.clear()
+
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            for _ in range(3):
+                catalogue_of(table, "default")
+                inexact_column(field, "default")
+        return len(queries)
+
+    with connection.cursor() as cursor, transaction.atomic():
+        cursor.execute("SET LOCAL search_path = public")
+        assert (queries(), queries()) == (2, 0)
+        cursor.execute("SAVEPOINT before")
+        cursor.execute("SET LOCAL TimeZone = 'UTC'")
+        assert queries() == 2
+        cursor.execute("ROLLBACK TO before")
+        assert (queries(), queries()) == (2, 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models, router
+from django.db import connections, models, router
 
 from cachebackend.backend.collations import inexact_collation
 from cachebackend.managers.lookups import Lookup
@@ -15,8 +15,8 @@ from cachebackend.managers.rows import Row, RowShape
 __all__ = ["RowQueries"]
 
 M = TypeVar("M", bound=models.Model)
-#: Values that one query asks for at most. Postgres accepts 65,535 parameters with ``server_side_binding``,
-#: and SQLite 32,766, unless it was built with another limit.
+#: Values that one query asks for at most, if Django knows no lower limit: Postgres accepts 65,535 parameters
+#: with ``server_side_binding``.
 VALUES_PER_QUERY = 30_000
 
 
@@ -85,8 +85,9 @@ class RowQueries(Generic[M]):
             return [row for row in found if row is not None]
         name = "pk" if lookup.is_pk else lookup.single.name
         rows: list[Row] = []
-        for start in range(0, len(values), VALUES_PER_QUERY):
-            some = values[start : start + VALUES_PER_QUERY]
+        most = min(connections[self.using].features.max_query_params or VALUES_PER_QUERY, VALUES_PER_QUERY)
+        for start in range(0, len(values), most):
+            some = values[start : start + most]
             rows += self._rows.filter(**{f"{name}__in": some}).values_list(*self._shape.selected)
         return rows
 

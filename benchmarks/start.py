@@ -23,7 +23,7 @@ _MODULES = (
 )
 GOALS = (Goal(IMPORT, UNIT, 80, "at_most", _MODULES), Goal(FIRST_GET, UNIT, 60, "at_most"))
 #: Prints milliseconds of CPU. What every Django process has imported before is not counted. Nor is the
-#: collection of all of its garbage, which takes 20 ms: one is due during some import, and which one is chance.
+#: collection of all of its garbage, which takes 20 ms: it is due during some import, by chance.
 _PROGRAM = """
 import gc, os, time
 from django.conf import settings

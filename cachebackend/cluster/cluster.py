@@ -247,9 +247,7 @@ class Cluster(Reloads):
 
     def _ejected(self) -> set[int]:
         """Return the indexes of the shards that get no commands now."""
-        return {
-            index for index, node in self.shards.items() if node.breaker is not None and node.breaker.is_open
-        }
+        return {index for index, node in self.shards.items() if node.gets_no_reads}
 
     def _hold(self, indexes: Iterable[int]) -> None:
         """Eject nodes until they have the deletes that the slots' old owners missed."""

@@ -236,8 +236,8 @@ class ShardNode(Node):
         return replies if plain is commands else joined(commands, replies)
 
     @property
-    def _is_held(self) -> bool:
-        """Whether the node is ejected: nobody reads from it before it has all deletes."""
+    def gets_no_reads(self) -> bool:
+        """Whether the node is ejected, so that nobody reads from it before it has all deletes."""
         return self.breaker is not None and self.breaker.is_open
 
     def _prepare_probe(self) -> None:
@@ -251,7 +251,7 @@ class ShardNode(Node):
         if self._probed != (self.server, self._held):
             message = f"node {self.name!r} has taken over or got slots while deletes were replayed"
             raise NodeUnavailableError(message)
-        is_deleted = not self._is_held or self._deleted.issuperset(self.postponed())
+        is_deleted = not self.gets_no_reads or self._deleted.issuperset(self.postponed())
         if not is_deleted or not is_complete():
             return False
         self._served = self.server
@@ -279,7 +279,7 @@ class ShardNode(Node):
         A node that serves reads gets only what it has missed itself: it is probed for each delete that it
         misses, and there may be thousands of postponed ones. If it is ejected meanwhile, it gets them all.
         """
-        if not self._is_held:
+        if not self.gets_no_reads:
             return
         postponed = self.postponed()
         commands = {each: command for each, command in postponed.items() if each not in self._deleted}

@@ -173,20 +173,23 @@ def in_a_loop_of_the_loader() -> list[int]:
     return asyncio.run(main())
 
 
+async def read_at_once(reading: threading.Event) -> int:
+    """Set an event, and return what a load returns: 0, unless it has waited until the lease was free."""
+
+    async def load() -> int:
+        return len(held_tokens())
+
+    reading.set()
+    return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
+
+
 def in_a_loop_of_the_reader() -> list[int]:
     """Blocking code in the thread of all loops starts an event loop, which waits there."""
     loading, reading = threading.Event(), threading.Event()
 
-    async def load() -> int:
-        return len(held_tokens())  # 0: it has not waited until the lease was free
-
-    async def read() -> int:
-        reading.set()
-        return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
-
     async def read_in_loop() -> int:
         await begun(loading)
-        return await sync_to_async(lambda: asyncio.run(read()))()
+        return await sync_to_async(lambda: asyncio.run(read_at_once(reading)))()
 
     async def main() -> list[int]:
         return await asyncio.gather(begin_to_load(loading, reading), read_in_loop())
@@ -207,16 +210,9 @@ def in_a_pool_that_the_thread_waits_for() -> list[int]:
 def _in_a_pool(*, force_new_loop: bool) -> list[int]:
     loading, reading = threading.Event(), threading.Event()
 
-    async def load() -> int:
-        return len(held_tokens())  # 0: it has not waited until the lease was free
-
-    async def read() -> int:
-        reading.set()
-        return await cache.aget_or_set("count", load, 60)  # type: ignore[no-any-return]
-
     async def read_in_pool() -> int:
         await asyncio.to_thread(int)
-        return await asyncio.to_thread(async_to_sync(read))
+        return await asyncio.to_thread(async_to_sync(read_at_once), reading)
 
     async def read_in_thread() -> int:
         await begun(loading)

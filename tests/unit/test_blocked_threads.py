@@ -258,6 +258,22 @@ def test_a_context_with_an_executor_hides_no_thread() -> None:
     assert asyncio.run(main()) == [False, True]
 
 
+def while_work_waits(pool: ThreadPoolExecutor, ask: Callable[[], bool]) -> bool:
+    """Return what a function returns in the thread of a pool, for which other work waits."""
+
+    def run() -> bool:
+        begun.set()
+        is_given.wait()
+        return ask()
+
+    begun, is_given = threading.Event(), threading.Event()
+    asked = pool.submit(run)
+    begun.wait()
+    pool.submit(int)
+    is_given.set()
+    return asked.result()
+
+
 @pytest.mark.parametrize("is_task", [False, True])
 def test_the_last_thread_of_another_pool_does_not_wait(is_task: bool) -> None:
     """A pool of the project's own, to which blocking loaders may give work; also if a loop runs in it."""
@@ -266,17 +282,11 @@ def test_the_last_thread_of_another_pool_does_not_wait(is_task: bool) -> None:
         return may_task_wait(holder)
 
     def ask() -> bool:
-        begun.set()
-        is_given.wait()
         return asyncio.run(ask_in_loop()) if is_task else may_wait(holder)
 
-    begun, is_given, holder = threading.Event(), threading.Event(), LeaseHolder()
+    holder = LeaseHolder()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask)
-        begun.wait()
-        pool.submit(int)
-        is_given.set()
-        assert not asked.result()
+        assert not while_work_waits(pool, ask)
         assert pool.submit(may_wait).result()  # no loader runs
         assert pool.submit(may_wait, holder).result()  # no work waits
 
@@ -312,8 +322,6 @@ def test_requests_and_threads_may_begin_while_pools_are_asked_for(monkeypatch: p
     """They are added by other threads: an event loop, and code that gives work to a pool."""
 
     def ask() -> bool:
-        begun.set()
-        is_given.wait()
         for weak in (SyncToAsync.context_to_thread_executor, pools._threads_queues):  # type: ignore[attr-defined]
             monkeypatch.setattr(weak, "data", Changing(weak.data))
         try:
@@ -321,13 +329,9 @@ def test_requests_and_threads_may_begin_while_pools_are_asked_for(monkeypatch: p
         finally:
             monkeypatch.undo()
 
-    begun, is_given, holder = threading.Event(), threading.Event(), LeaseHolder()
+    holder = LeaseHolder()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask)
-        begun.wait()
-        pool.submit(int)
-        is_given.set()
-        assert not asked.result()
+        assert not while_work_waits(pool, ask)
 
 
 def test_an_ended_wait_blocks_no_thread() -> None:
